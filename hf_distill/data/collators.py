@@ -1,0 +1,304 @@
+"""From data set rows to one padded batch: pre-computed token ids in, tensors and the teacher's vectors out.
+
+Texts are tokenised once (`tokenize_columns`), never per batch. All text columns of a row (`text`, or `anchor` and
+`positive`) go into ONE padded batch, row by row, so that the student needs one forward pass; the teacher's vectors are
+gathered by row number from its memory-mapped cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_distill.teachers.cached import TeacherCache
+
+IDS_SUFFIX = "_input_ids"
+ROW_SUFFIX = "_row"
+
+
+def text_columns(column_names: Iterable[str]) -> list[str]:
+    """Names the text columns of a data set, whether they hold strings or ids.
+
+    Args:
+        column_names: All column names, such as `["anchor_input_ids", "anchor_row", "positive_input_ids", …]`.
+
+    Returns:
+        `["anchor", "positive"]` or `["text"]`.
+
+    Raises:
+        ValueError: If the columns are neither `text` nor `anchor` and `positive`.
+    """
+    names = {name.removesuffix(IDS_SUFFIX) for name in column_names}
+    if {"anchor", "positive"} <= names:
+        return ["anchor", "positive"]
+    if "text" in names:
+        return ["text"]
+    raise ValueError(
+        f"The data set has the columns {sorted(column_names)}, but needs `text`, or `anchor` and `positive` "
+        "(strings), or the same with ids: `text_input_ids`, or `anchor_input_ids` and `positive_input_ids`. "
+        "Rename yours with `dataset.rename_column(...)`."
+    )
+
+
+def tokenize_columns(
+    dataset: Dataset,
+    columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    prompt: str | None = None,
+    add_special_tokens: bool = True,
+) -> Dataset:
+    """Adds `<column>_input_ids` for every string column that has none yet.
+
+    Args:
+        dataset: Rows with the string columns.
+        columns: The string columns.
+        tokenizer: The student's tokenizer.
+        max_length: Longest sequence in tokens; the rest is cut.
+        prompt: Text put before every text of the student.
+        add_special_tokens: Add what the tokenizer adds around a text ([CLS] … [SEP]).
+
+    Returns:
+        The data set with the id columns.
+
+    Raises:
+        ValueError: If a row has no text; the message names column and row.
+    """
+
+    def tokenize(batch: dict[str, list[str]], indices: list[int]) -> dict[str, list[list[int]]]:
+        ids = {}
+        for column in missing:
+            for index, text in zip(indices, batch[column], strict=True):
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(
+                        f"Row {index} has no text in column {column!r} (it holds {text!r}). Remove such rows first: "
+                        f"dataset.filter(lambda row: row[{column!r}] and row[{column!r}].strip())."
+                    )
+            texts = [(prompt or "") + text for text in batch[column]]
+            encoded = tokenizer(
+                texts,
+                truncation=True,
+                max_length=max_length,
+                add_special_tokens=add_special_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            ids[column + IDS_SUFFIX] = encoded["input_ids"]
+        return ids
+
+    missing = [column for column in columns if column + IDS_SUFFIX not in dataset.column_names]
+    if not missing:
+        return dataset
+    return dataset.map(tokenize, batched=True, with_indices=True, desc="Tokenising", load_from_cache_file=False)
+
+
+def column_lengths(dataset: Dataset, columns: Sequence[str]) -> np.ndarray:
+    """Tokens of every row; of several columns the longest, since they share one padded batch.
+
+    Args:
+        dataset: Rows with `<column>_input_ids`.
+        columns: Text columns.
+
+    Returns:
+        `(N,)` int64.
+    """
+    import pyarrow.compute as pc
+
+    table = dataset.with_format("arrow").select_columns([c + IDS_SUFFIX for c in columns])[:]
+    lengths = [pc.list_value_length(table[c + IDS_SUFFIX]).to_numpy() for c in columns]
+    return np.max(lengths, axis=0).astype(np.int64)
+
+
+def check_token_ids(dataset: Dataset, columns: Sequence[str], vocab_size: int) -> None:
+    """Checks all ids against the vocabulary, and that no row is empty, before training starts.
+
+    Args:
+        dataset: Rows with `<column>_input_ids`.
+        columns: Text columns.
+        vocab_size: Rows of the student's embedding table.
+
+    Raises:
+        ValueError: Naming column, row and value.
+    """
+    import pyarrow.compute as pc
+
+    for column in columns:
+        name = column + IDS_SUFFIX
+        ids = dataset.with_format("arrow").select_columns([name])[:][name].combine_chunks()
+        lengths = pc.fill_null(pc.list_value_length(ids), 0).to_numpy()
+        if (lengths == 0).any():
+            row = int(np.argmin(lengths))
+            raise ValueError(f"Row {row} of column {name!r} holds no token ids; remove it or fill it in.")
+        flat = pc.list_flatten(ids).to_numpy()
+        wrong = np.flatnonzero((flat < 0) | (flat >= vocab_size))
+        if len(wrong):
+            row = int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))
+            raise ValueError(
+                f"Row {row} of column {name!r} holds the token id {flat[wrong[0]]}, outside the student's vocabulary of "
+                f"{vocab_size}. These ids come from another tokenizer: tokenise the texts with the student's."
+            )
+
+
+class DistillCollator:
+    """Pads the ids of all text columns into one batch and gathers the teacher's vectors.
+
+    Args:
+        tokenizer: The student's tokenizer; its padding id is used.
+        max_length: Longest sequence in tokens; longer ones are cut, a closing special token is kept.
+        vocab_size (`int`, *optional*): Rows of the student's embedding table, to check the ids.
+        teacher (`TeacherCache`, *optional*): Where the vectors of `<column>_row` (or of the text) are read from.
+        hidden_layers (`Sequence[int]`, *optional*): Hidden states to read too; 0 is the embedding layer's output.
+        flat (`bool`, *optional*, defaults to `False`): Make `input_ids` (all tokens) and `offsets` for a static
+            embedding table instead of a padded batch.
+        keep_texts (`bool`, *optional*, defaults to `False`): Also hand on the strings, for a live teacher with another
+            tokenizer.
+        pad_to_multiple_of (`int`, *optional*, defaults to 8): Round the padded length up.
+
+    Returns:
+        A dictionary: `input_ids` and `attention_mask` `(R, T)` with `R` = rows x columns, row by row (anchor 0,
+        positive 0, anchor 1, …), or `input_ids` `(tokens,)` and `offsets` `(R,)`; `teacher_embedding` `(R, D)`;
+        `teacher_hidden_states`, index -> `(R, T, D)`; `positive_ids` `(rows,)`, equal where two positives are the same
+        text; `num_columns`; `texts`.
+
+    Raises:
+        ValueError: If an example lacks a column, is empty or holds an id outside the vocabulary, or the tokenizer has
+            no padding token.
+
+    Example:
+        >>> collate = DistillCollator(tokenizer, max_length=128)
+        >>> collate([{"text_input_ids": [101, 7592, 102]}, {"text_input_ids": [101, 102]}])["input_ids"].shape
+        torch.Size([2, 8])
+    """
+
+    valid_label_columns: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        *,
+        vocab_size: int | None = None,
+        teacher: TeacherCache | None = None,
+        hidden_layers: Sequence[int] = (),
+        flat: bool = False,
+        keep_texts: bool = False,
+        pad_to_multiple_of: int = 8,
+    ) -> None:
+        if tokenizer.pad_token_id is None and not flat:
+            raise ValueError(
+                "The tokenizer has no padding token; set one: `tokenizer.pad_token = tokenizer.eos_token`."
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+        self.teacher = teacher
+        self.hidden_layers = sorted(set(hidden_layers))
+        self.flat = flat
+        self.keep_texts = keep_texts
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self._closing = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collates the rows of one batch; see the class."""
+        columns = text_columns(features[0])
+        ids, lengths = self._checked(self._sequences(features, columns), columns)
+        batch = self._flat(ids, lengths) if self.flat else self._pad(ids, lengths)
+        batch["num_columns"] = len(columns)
+        if self.teacher is not None:
+            rows = self._rows(features, columns)
+            batch["teacher_embedding"] = torch.from_numpy(np.ascontiguousarray(self.teacher.embeddings(rows)))
+            if self.hidden_layers:
+                batch["teacher_hidden_states"] = self._hidden(rows, lengths, batch["input_ids"].shape[1])
+        if len(columns) > 1:
+            ends = np.cumsum(lengths)
+            keys = [_key(ids[end - n : end]) for end, n in zip(ends[1::2], lengths[1::2], strict=True)]
+            batch["positive_ids"] = torch.tensor(keys)
+        if self.keep_texts:
+            batch["texts"] = [example[column] for example in features for column in columns]
+        return batch
+
+    def _sequences(self, features: list[dict[str, Any]], columns: list[str]) -> list[list[int]]:
+        """The ids of all texts, row by row, cut to `max_length`."""
+        names = [column + IDS_SUFFIX for column in columns]
+        if names[0] not in features[0]:  # a streamed data set that was not tokenised before
+            texts = [example[column] for example in features for column in columns]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                bad = next(text for text in texts if not isinstance(text, str) or not text.strip())
+                raise ValueError(f"A row has no text in one of the columns {columns} (it holds {bad!r}); remove it.")
+            return self.tokenizer(
+                texts, truncation=True, max_length=self.max_length, add_special_tokens=not self.flat
+            ).input_ids
+        return [self._cut(example[name]) for example in features for name in names]
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """At most `max_length` ids, the closing special token kept."""
+        if len(ids) <= self.max_length:
+            return ids
+        tail = [ids[-1]] if ids[-1] in self._closing else []
+        return list(ids[: self.max_length - len(tail)]) + tail
+
+    def _checked(self, sequences: list[list[int]], columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids one after the other `(tokens,)` and the lengths `(R,)`, checked against the vocabulary."""
+        lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+        ids = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
+        if not lengths.all():
+            example, column = divmod(int(np.argmin(lengths)), len(columns))
+            raise ValueError(f"Example {example} of the batch holds no token ids in column {columns[column]!r}.")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            wrong = int(np.flatnonzero((ids < 0) | (ids >= self.vocab_size))[0])
+            example, column = divmod(int(np.searchsorted(np.cumsum(lengths), wrong, side="right")), len(columns))
+            raise ValueError(
+                f"Example {example} of the batch, column {columns[column]!r}, holds the token id {ids[wrong]}, outside "
+                f"the student's vocabulary of {self.vocab_size}; tokenise with the student's tokenizer."
+            )
+        return ids, lengths
+
+    def _pad(self, ids: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+        """A right-padded batch."""
+        width = -(-int(lengths.max()) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        mask = np.arange(min(width, self.max_length))[None, :] < lengths[:, None]
+        padded = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        padded[mask] = ids
+        return {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+    def _flat(self, ids: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+        """All tokens one after the other, and where each text starts."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(offsets)}
+
+    def _rows(self, features: list[dict[str, Any]], columns: list[str]) -> np.ndarray:
+        """Rows of the teacher's cache, row by row."""
+        if columns[0] + ROW_SUFFIX in features[0]:
+            return np.asarray([example[column + ROW_SUFFIX] for example in features for column in columns], np.int64)
+        return self.teacher.rows_for([example[column] for example in features for column in columns])
+
+    def _hidden(self, rows: np.ndarray, lengths: np.ndarray, width: int) -> dict[int, torch.Tensor]:
+        """Hidden states of the teacher beside the student's tokens, index -> `(R, width, D)`."""
+        states = {}
+        for layer in self.hidden_layers:
+            hidden = self.teacher.hidden(layer, rows)
+            if not np.array_equal(np.diff(hidden.offsets), lengths):
+                raise ValueError(
+                    "The teacher's cache was written for texts cut at another length than the student's. Write it with "
+                    f"max_seq_length={self.max_length}, or train with the max_length it was written with."
+                )
+            states[layer] = torch.from_numpy(hidden.padded(width)[0])
+        return states
+
+
+def _key(ids: np.ndarray) -> int:
+    """The same number for the same ids, in every process."""
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little", signed=True)
+
+
+__all__ = ["DistillCollator", "check_token_ids", "column_lengths", "text_columns", "tokenize_columns"]

@@ -1,0 +1,117 @@
+"""A user's own text: json, jsonl, csv, tsv, parquet and txt files as data sets, checked row by row."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMATS = ("json", "jsonl", "csv", "tsv", "parquet", "txt")
+LAYOUTS = (("anchor", "positive"), ("text",))
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether the name of a source is the path of a file, by its ending.
+
+    Args:
+        name (`str`): name of a source.
+
+    Returns:
+        `bool`: whether it ends in one of `FORMATS`.
+    """
+    return Path(name).suffix[1:].lower() in FORMATS
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row) of a list of objects or of one object a line."""
+    content = path.read_text(encoding="utf-8-sig")
+    if content.lstrip().startswith("["):
+        try:
+            rows = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}.") from error
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not valid JSON ({error}): {line[:80]!r}.") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row) of a file of any of the formats; the place is for error messages."""
+    kind = path.suffix[1:].lower()
+    if kind in ("json", "jsonl"):
+        yield from _json_rows(path)
+    elif kind in ("csv", "tsv"):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if kind == "tsv" else ",")
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+    elif kind == "parquet":
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    else:
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            if line.strip():  # a text a line; blank lines only separate
+                yield f"line {number}", {"text": line.strip()}
+
+
+def _check_rows(path: Path, rows: Iterable[tuple[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield the text columns of every row; the first row decides whether it is one text or a pair."""
+    columns: tuple[str, ...] | None = None
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, {place}: not an object with named fields: {str(row)[:80]!r}.")
+        if columns is None:
+            columns = next((layout for layout in LAYOUTS if set(layout) <= set(row)), None)
+            if columns is None:
+                raise ValueError(
+                    f"{path} has the columns {sorted(map(str, row))}: name one 'text', or two 'anchor' and 'positive'."
+                )
+        for column in columns:
+            if not isinstance(row.get(column), str) or not row[column].strip():
+                raise ValueError(
+                    f"{path}, {place}, column {column!r}: no text but {row.get(column)!r}. "
+                    "Fill it in, or leave the row out."
+                )
+        yield {column: row[column].strip() for column in columns}
+
+
+def load_file(path: str | Path) -> Dataset:
+    """Load a text file of the user as a data set.
+
+    Args:
+        path (`str` or `Path`): a `.json` (list of objects, or one a line), `.jsonl`, `.csv`, `.tsv` or `.parquet` file
+            with a column `text`, or with `anchor` and `positive`, other columns being left out; or a `.txt` file with
+            a text a line.
+
+    Returns:
+        `Dataset`: the column `text`, or `anchor` and `positive`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty or cannot be read, lacks the columns, or has a row without text; names the place.
+    """
+    from datasets import Dataset
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Give the path from the folder that the command runs in.")
+    try:
+        rows = list(_check_rows(path, _rows(path)))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it first.") from error
+    except OSError as error:  # pyarrow's ArrowInvalid is a ValueError and its ArrowIOError an OSError
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if not rows:
+        raise ValueError(f"{path} is empty: it has no row of text.")
+    return Dataset.from_list(rows)

@@ -1,0 +1,26 @@
+"""Students as Hugging Face models: one flat, self-contained folder each, loaded on first use (PEP 562)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "HfdDeltaNetConfig": "hf_distill.models.deltanet",
+    "HfdDeltaNetModel": "hf_distill.models.deltanet",
+    "HfdDeltaNetOutput": "hf_distill.models.deltanet",
+}
+
+__all__ = ["HfdDeltaNetConfig", "HfdDeltaNetModel", "HfdDeltaNetOutput"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Imports the model folder that holds `name`, which also registers it with the Auto classes."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)

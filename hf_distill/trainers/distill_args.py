@@ -1,0 +1,147 @@
+"""Fields and checks that all training configs share: precision, batches by length, time budget, model selection."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+TRAINING_ARGS_FILE = "training_args.json"
+_SECRET_FIELDS = ("hub_token", "push_to_hub_token")
+
+
+def default_bf16() -> bool:
+    """Whether bf16 autocast is worth it here: a GPU of compute capability 8, or a CPU with bf16 instructions.
+
+    Returns:
+        `True` where matrix products have bf16 units.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability()[0] >= 8
+    if torch.backends.mps.is_available():
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@dataclass
+class DistillArguments:
+    """Mixin for a subclass of [`~transformers.TrainingArguments`]: put it first among the bases.
+
+    Args:
+        bf16 (`bool`, *optional*): bf16 autocast over float32 parameters; `None` turns it on where the hardware has it.
+        max_length (`int`, *optional*): Longest training sequence in tokens; `None` is the student's own limit.
+        bucket_by_length (`bool`, *optional*, defaults to `True`): Batch texts of similar length.
+        token_budget (`int`, *optional*): Padded tokens of a batch, instead of `per_device_train_batch_size` rows.
+        max_minutes (`float`, *optional*): Time budget of training, evaluations included, summed over resumed runs. The
+            learning rate reaches 0 at the end of the steps or of the budget, whichever comes first.
+        early_stopping_patience (`int`, *optional*): Evaluations without a new best before training stops.
+        early_stopping_threshold (`float`, *optional*, defaults to 0.0): What a new best must gain.
+        selection_split (`str`, *optional*, defaults to `"validation"`): Split that chooses the checkpoint; never `"test"`.
+        freeze (`list[str]`, *optional*): Parts of parameter names that do not train, such as `word_embeddings`.
+        require_gain (`bool`, *optional*, defaults to `False`): Fail when the best validation score beats neither the
+            untrained start nor the random-init control.
+
+    > These defaults differ from `TrainingArguments`: `bf16` (automatic), `tf32` (on where it exists), `warmup_steps`
+    > 0.05 of the run, `logging_steps` 50, `hub_strategy` `"end"`, `use_cpu` on where there is no GPU.
+    """
+
+    _VALID_DICT_FIELDS = list(TrainingArguments._VALID_DICT_FIELDS)
+
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "bf16 autocast over float32 parameters. Default: on where the hardware has bf16 units."},
+    )
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Linear warm-up: a number of steps, or, below 1, a share of the run."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps; below 1 a share of the run."})
+    hub_strategy: str = field(
+        default="end", metadata={"help": "When to push; only 'end', because earlier pushes would hold pickles."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest training sequence in tokens. Default: the student's own limit."}
+    )
+    bucket_by_length: bool = field(default=True, metadata={"help": "Batch texts of similar length together."})
+    token_budget: int | None = field(
+        default=None, metadata={"help": "Padded tokens of a batch, instead of per_device_train_batch_size rows."}
+    )
+    max_minutes: float | None = field(
+        default=None,
+        metadata={"help": "Stop cleanly after so many minutes; the learning rate decays to 0 by then."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a new best after which training stops."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "How much better a new best must be, for early stopping."}
+    )
+    selection_split: str = field(
+        default="validation", metadata={"help": "Split that chooses the checkpoint: validation, never test."}
+    )
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "Parts of parameter names that do not train, such as word_embeddings."}
+    )
+    require_gain: bool = field(
+        default=False,
+        metadata={"help": "Fail when training beats neither its own start nor the random-init control."},
+    )
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and default_bf16()
+        if not torch.cuda.is_available() and not torch.backends.mps.is_available() and not torch.xpu.is_available():
+            self.use_cpu = True
+        if self.tf32 is None and not self.use_cpu and torch.cuda.is_available():
+            self.tf32 = True if torch.cuda.get_device_capability()[0] >= 8 else None
+        super().__post_init__()
+        if self.max_minutes is not None and self.lr_scheduler_type != "linear":
+            raise ValueError(
+                f"max_minutes={self.max_minutes} needs lr_scheduler_type='linear' (got {self.lr_scheduler_type.value!r}): "
+                "only the linear decay follows the clock. Drop one of the two."
+            )
+
+    def _check_fields(self) -> None:
+        """Refuses contradictory or dangerous fields; every message names the fix."""
+        if any(getattr(self, name, None) for name in _SECRET_FIELDS):
+            raise ValueError(
+                "hub_token would be written into the run folder. Remove it and log in instead: `hf auth login`, or set "
+                "the environment variable HF_TOKEN."
+            )
+        if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
+            raise ValueError(
+                f"hub_strategy={self.hub_strategy!r} would push pickles during training. Use hub_strategy='end'."
+            )
+        if self.selection_split == "test" or "test" in (self.metric_for_best_model or "").split("_"):
+            raise ValueError(
+                "The checkpoint must not be chosen on the test split: set selection_split='validation' and "
+                "metric_for_best_model to a validation metric. The test score is read once, at the end."
+            )
+        for name in ("max_minutes", "token_budget", "max_length", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, but is {value}; leave it out to switch it off.")
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError(
+                "early_stopping_patience needs load_best_model_at_end=True (and metric_for_best_model), or training "
+                "would stop and keep the worse, last weights."
+            )
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16=True and fp16=True contradict each other; drop fp16.")
+
+    def save_json(self, folder: str | Path) -> None:
+        """Writes the arguments as `training_args.json`: readable, no pickle, no secrets, no local paths.
+
+        Args:
+            folder: Existing folder.
+        """
+        local = {"output_dir", "logging_dir", "run_name", *_SECRET_FIELDS}
+        values = {key: value for key, value in self.to_dict().items() if key not in local}
+        text = json.dumps(values, indent=2, sort_keys=True, default=str)
+        (Path(folder) / TRAINING_ARGS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+__all__ = ["TRAINING_ARGS_FILE", "DistillArguments", "default_bf16"]

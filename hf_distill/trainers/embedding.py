@@ -1,0 +1,300 @@
+"""Distils a sentence encoder from a teacher's embeddings (and hidden states): `EmbeddingDistillTrainer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_distill.data.collators import (
+    IDS_SUFFIX,
+    ROW_SUFFIX,
+    DistillCollator,
+    check_token_ids,
+    column_lengths,
+    text_columns,
+    tokenize_columns,
+)
+from hf_distill.data.sampling import LengthBucketBatchSampler
+from hf_distill.losses.hidden import pca_projection
+from hf_distill.teachers.cached import TeacherCache
+from hf_distill.teachers.live import LiveTeacher
+from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.objective import DistillObjective, student_encoder
+from hf_distill.trainers.objective_mixin import ObjectiveTrainerMixin, distill_callbacks
+from hf_distill.trainers.teacher_source import TeacherSource, student_tokenizer, training_length
+
+_PCA_ROWS = 4096
+"""Texts whose teacher vectors start a PCA head."""
+
+
+class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer):
+    """Trains a student encoder against a cached or live teacher, all loss terms in one student forward.
+
+    Args:
+        model: The student.
+        args: Which terms, with which weights, and how to train.
+        train_dataset: Rows with `text`, or `anchor` and `positive`: strings, or ids as `<column>_input_ids`; with a
+            cache optionally `<column>_row`, the row of each text in it (looked up by the text otherwise).
+        eval_dataset: The same, for a validation loss.
+        evaluator: Validation metrics, run every `eval_steps`.
+        teacher: A `TeacherCache` (embeddings by row), a `LiveTeacher` (also hidden states), or `None` when no term
+            compares with a teacher.
+        callbacks: Further callbacks.
+        optimizers: An optimiser and scheduler instead of the arguments'.
+
+    Raises:
+        ValueError: Before any step, if data, teacher and terms do not fit together; the message names the fix.
+
+    Example:
+        >>> trainer = EmbeddingDistillTrainer(
+        ...     student, EmbeddingDistillConfig("run", max_steps=500), data, teacher=cache
+        ... )
+        >>> trainer.train()
+        >>> trainer.save_model("student")
+    """
+
+    training_args_class = EmbeddingDistillConfig
+    _tag_names = ("hf_distill", "knowledge-distillation")
+    _name = "Embedding distillation"
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        args: EmbeddingDistillConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | None = None,
+        evaluator: SentenceEvaluator | list[SentenceEvaluator] | None = None,
+        teacher: TeacherCache | LiveTeacher | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
+    ) -> None:
+        args = EmbeddingDistillConfig(output_dir="student") if args is None else args
+        if train_dataset is None:
+            raise ValueError("train_dataset is missing: give a data set with `text`, or `anchor` and `positive`.")
+        if args.require_gain:
+            args.eval_on_start = True
+        self.source = TeacherSource(teacher, model, args)
+        self.tokenizer_of_student = student_tokenizer(model)
+        self.max_length = training_length(model, args)
+        encoder = student_encoder(model)
+        self.flat = encoder is None
+        self.vocab_size = (model[0].embedding if self.flat else encoder.get_input_embeddings()).num_embeddings
+        collator = DistillCollator(
+            self.tokenizer_of_student,
+            self.max_length,
+            vocab_size=self.vocab_size,
+            teacher=self.source.cache,
+            hidden_layers=[layer + 1 for layer in self.source.hidden_layers],
+            flat=self.flat,
+            keep_texts=self.source.needs_texts,
+        )
+        train_dataset = self._prepared(train_dataset, args)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=None if eval_dataset is None else self._prepared(eval_dataset, args),
+            loss=lambda student: self._make_objective(student, args),
+            evaluator=evaluator,
+            data_collator=collator,
+            callbacks=distill_callbacks(args, callbacks),
+            optimizers=optimizers,
+        )
+        self._attach_objective(self.loss)
+        self._start_heads()
+        self.model.model_card_data.add_tags(list(self._tag_names))
+
+    # ---- preparation, before any step ----
+    def _prepared(self, dataset: Dataset | IterableDataset, args: EmbeddingDistillConfig) -> Dataset | IterableDataset:
+        """Token ids, checked, and rows of the cache for every text column."""
+        if isinstance(dataset, IterableDataset):
+            return dataset
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                f"A {type(dataset).__name__} is not supported; mix your sources into one `datasets.Dataset` first "
+                "(hf_distill.data.sources.load_mix)."
+            )
+        if not len(dataset):
+            raise ValueError("The data set has no rows; check its file, its filters and its limit.")
+        columns = text_columns(dataset.column_names)
+        if args.contrastive_weight and len(columns) < 2:
+            raise ValueError(
+                "contrastive_weight > 0 needs pairs, but the data set has single texts. Use a source with `anchor` and "
+                "`positive` (such as wordnet_pairs), or set contrastive_weight=0."
+            )
+        for column in columns:
+            dataset = self._prepared_column(dataset, column, args)
+        check_token_ids(dataset, columns, self.vocab_size)
+        return dataset
+
+    def _prepared_column(self, dataset: Dataset, column: str, args: EmbeddingDistillConfig) -> Dataset:
+        """One text column tokenised, and its rows found in the cache."""
+        prompt = args.prompts.get(column) if isinstance(args.prompts, dict) else args.prompts
+        if prompt and column + IDS_SUFFIX in dataset.column_names:
+            raise ValueError(f"prompts is set, but {column!r} is tokenised already: put the prompt into the ids.")
+        if column not in dataset.column_names and self.source.needs_texts:
+            raise ValueError(
+                f"The live teacher has another tokenizer than the student, so it needs the text column {column!r} beside "
+                f"{column + IDS_SUFFIX!r}."
+            )
+        cache, row_column = self.source.cache, column + ROW_SUFFIX
+        if cache is not None and row_column not in dataset.column_names:
+            if column not in dataset.column_names:
+                raise ValueError(
+                    f"The teacher's vectors of {column!r} cannot be found: there is neither {row_column!r} nor the text "
+                    "itself. Add one of the two columns."
+                )
+            dataset = dataset.add_column(row_column, cache.rows_for(dataset[column][:]))
+        if cache is not None and max(dataset[row_column]) >= len(cache):
+            raise ValueError(
+                f"{row_column!r} points to row {max(dataset[row_column])}, but the cache has {len(cache)} rows: it was "
+                "written from other texts. Write it again, or drop the column to look the texts up."
+            )
+        return tokenize_columns(
+            dataset,
+            [column],
+            self.tokenizer_of_student,
+            self.max_length,
+            prompt=prompt,
+            add_special_tokens=not self.flat,
+        )
+
+    def _make_objective(self, student: SentenceTransformer, args: EmbeddingDistillConfig) -> DistillObjective:
+        """Objective with the heads that the widths ask for; called after the seed is set."""
+        return DistillObjective(
+            student,
+            args,
+            teacher_width=self.source.embedding_width,
+            teacher_layers=self.source.hidden_layers,
+            teacher_hidden_width=self.source.hidden_width,
+        )
+
+    @torch.no_grad()
+    def _start_heads(self) -> None:
+        """Starts the heads that should start from PCA, fitted on the teacher's answers to the first training texts."""
+        embedding, hidden = self.objective.embedding_head, self.objective.hidden_heads
+        embedding = embedding if self.args.embedding_projection == "pca" else None
+        hidden = hidden if self.args.hidden_projection == "pca" else None
+        if embedding is None and hidden is None:
+            return
+        rows: dict[str | int, list[Tensor]] = {}
+        found = 0
+        for inputs in self._build_dataloader(self.train_dataset, self.args.train_batch_size, "train"):
+            inputs = self.source.answer(self._prepare_inputs(inputs), hidden is not None, self.args.device)
+            rows.setdefault("embedding", []).append(inputs["teacher_embedding"].float().cpu())
+            real = inputs["attention_mask"].bool() if hidden is not None else None
+            for index, states in (inputs["teacher_hidden_states"] if hidden is not None else {}).items():
+                rows.setdefault(index, []).append(states[real].float().cpu())
+            found += self.rows_of(inputs)
+            if found >= _PCA_ROWS:
+                break
+        samples = {name: torch.cat(parts) for name, parts in rows.items()}
+        if embedding is not None:
+            embedding.set_pca(*pca_projection(samples["embedding"], embedding.weight.shape[1]))
+        for head, layer in zip(hidden or (), self.source.hidden_layers, strict=False):
+            head.set_pca(*pca_projection(samples[layer + 1], head.weight.shape[1]))
+
+    # ---- batches ----
+    def _build_dataloader(self, dataset: Dataset | IterableDataset, batch_size: int, dataset_kind: str) -> DataLoader:
+        """Reads only the columns that the collator uses."""
+        if isinstance(dataset, Dataset):
+            columns = text_columns(dataset.column_names)
+            needed = [column + IDS_SUFFIX for column in columns]
+            needed += [column + ROW_SUFFIX for column in columns if self.source.cache is not None]
+            needed += columns if self.source.needs_texts else []
+            dataset = dataset.select_columns(needed)
+        self._dataset_kind = dataset_kind
+        return super()._build_dataloader(dataset, batch_size, dataset_kind)
+
+    def get_batch_sampler(
+        self,
+        dataset: Dataset | IterableDataset,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> BatchSampler | None:
+        """Batches of similar length; evaluation goes through the data once, longest texts first."""
+        if isinstance(dataset, IterableDataset):
+            return None
+        if self._dataset_kind != "train":
+            lengths = np.minimum(column_lengths(dataset, text_columns(dataset.column_names)), self.max_length)
+            return LengthBucketBatchSampler(lengths, batch_size, shuffle=False)
+        return self.length_sampler(dataset, batch_size, self.max_length, drop_last)
+
+    # ---- the loss ----
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+        """One student forward, all terms, their weighted sum.
+
+        Args:
+            model: The wrapped objective in training, the student in evaluation.
+            inputs: A batch of `DistillCollator`.
+            return_outputs: Also return an empty dictionary of outputs.
+            num_items_in_batch: Texts of the whole optimiser step, over micro-batches and processes.
+
+        Returns:
+            The loss, scaled so that accumulated and distributed gradients add up to those of the whole batch.
+        """
+        weights = self.args.weights_at(self.state.global_step)
+        inputs = self.source.answer(inputs, weights.get("hidden", 0) > 0, self.args.device)
+        module = model if model is self.model_wrapped and model is not self.model else self.objective
+        with self.accelerator.autocast():
+            terms = module(inputs, weights)
+        loss = terms.pop("loss")
+        rows = self.rows_of(inputs)
+        self.record_terms(terms, rows)
+        loss = self.scale_loss(loss, rows, num_items_in_batch)
+        return (loss, {}) if return_outputs else loss
+
+    # ---- saving and resuming ----
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Saves the bare student and readable arguments; no pickle."""
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        is_checkpoint = folder.name.startswith(PREFIX_CHECKPOINT_DIR)
+        self.model.save_pretrained(str(folder), create_model_card=not is_checkpoint)
+        self.args.save_json(folder)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        """Loads the student's weights.
+
+        Raises:
+            ValueError: If the checkpoint holds another student.
+        """
+        try:
+            SentenceTransformerTrainer._load_from_checkpoint(self, checkpoint)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{checkpoint} holds a student of another configuration than this run's. Resume with the config it was "
+                f"written with, or choose another output_dir. ({error})"
+            ) from error
+
+    def _load_best_model(self) -> None:
+        """Loads the best checkpoint and makes the card show ITS scores, not those of the last evaluation."""
+        super()._load_best_model()
+        card = self.model.model_card_data
+        card.set_best_model_step(self.state.best_global_step)
+        logs = [entry for entry in self.state.log_history if entry.get("step") == self.state.best_global_step]
+        values = {key.removeprefix("eval_"): value for entry in logs for key, value in entry.items()}
+        for evaluator, metrics in card.eval_results_dict.items():
+            card.eval_results_dict[evaluator] = {key: values.get(key, value) for key, value in metrics.items()}
+
+
+__all__ = ["EmbeddingDistillTrainer"]

@@ -1,0 +1,156 @@
+"""Students as sentence-transformers models: a DeltaNet encoder, a shallower copy of the teacher, or a static table.
+
+Each starts from a teacher's weights, or, as the control of an experiment, from random ones of the same shape.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from hf_distill.losses.hidden import pca_projection
+from hf_distill.models.deltanet import HfdDeltaNetConfig, HfdDeltaNetModel
+
+STUDENTS = ("deltanet", "layers", "static")
+_INITS = ("teacher", "random")
+_TOKENS_PER_BATCH = 2048
+
+
+def build_student(
+    kind: str,
+    source: SentenceTransformer,
+    *,
+    init: str = "teacher",
+    num_layers: int | None = None,
+    static_dim: int = 256,
+    seed: int = 42,
+    **config_overrides: Any,
+) -> SentenceTransformer:
+    """Builds an untrained student.
+
+    Args:
+        kind: `"deltanet"` (linear-time mixers instead of attention), `"layers"` (some of the source's own layers) or
+            `"static"` (one vector a token, no layers).
+        source: Whose weights, sizes and tokenizer the student takes; the teacher, or any BERT-like model of the width
+            the student shall have.
+        init: `"teacher"` copies what fits; `"random"` keeps only the shape: the control of an experiment.
+        num_layers: Depth; `None` keeps the source's. Layers are taken evenly spaced, first and last included.
+        static_dim: Width of the static table (principal components of the source's vectors).
+        seed: Of all random weights.
+        **config_overrides: Fields of `HfdDeltaNetConfig`, such as `mixer="delta_flip"`.
+
+    Returns:
+        Student with mean pooling and unit-length embeddings.
+
+    Raises:
+        ValueError: If a name is unknown or an argument does not belong to this kind of student.
+
+    Example:
+        >>> student = build_student("deltanet", SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"))
+    """
+    if kind not in STUDENTS or init not in _INITS:
+        raise ValueError(f"Student {kind!r} with init {init!r}: the choices are {STUDENTS} and {_INITS}.")
+    if config_overrides and kind != "deltanet":
+        raise ValueError(f"{sorted(config_overrides)} configure a DeltaNet student; remove them or set kind='deltanet'.")
+    set_seed(seed)
+    encoder, tokenizer, max_length = source[0].auto_model, source.tokenizer, source.get_max_seq_length()
+    if kind == "static":
+        return _static(encoder, tokenizer, static_dim, init)
+    layers = None if num_layers is None else spaced_layers(num_layers, encoder.config.num_hidden_layers)
+    if kind == "deltanet":
+        student = HfdDeltaNetModel.from_teacher(encoder, layer_map=layers, **config_overrides)
+        if init == "random":
+            student = HfdDeltaNetModel(HfdDeltaNetConfig(**_fresh(student.config)))
+    else:
+        student = _shallow(encoder, layers or list(range(encoder.config.num_hidden_layers)), init)
+    return _wrap(student, tokenizer, max_length)
+
+
+def spaced_layers(num_layers: int, source_layers: int) -> list[int]:
+    """Evenly spaced layers, the first and the last included (the last alone for one layer).
+
+    Args:
+        num_layers: How many to take.
+        source_layers: How many there are.
+
+    Returns:
+        Ascending layer numbers from 0.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    if not 1 <= num_layers <= source_layers:
+        raise ValueError(f"num_layers={num_layers} must lie between 1 and the source's {source_layers}.")
+    if num_layers == 1:
+        return [source_layers - 1]
+    return [round(i * (source_layers - 1) / (num_layers - 1)) for i in range(num_layers)]
+
+
+def _fresh(config: HfdDeltaNetConfig) -> dict[str, Any]:
+    """The fields of a configuration that make another one of the same shape."""
+    drop = {"architectures", "transformers_version", "_name_or_path", "model_type", "dtype"}
+    return {key: value for key, value in config.to_dict().items() if key not in drop}
+
+
+def _shallow(encoder: PreTrainedModel, layers: list[int], init: str) -> PreTrainedModel:
+    """A copy of the encoder with the given layers only."""
+    config = copy.deepcopy(encoder.config)
+    config.num_hidden_layers = len(layers)
+    if init == "random":
+        return type(encoder)(config)
+    student = copy.deepcopy(encoder)
+    student.encoder.layer = torch.nn.ModuleList(student.encoder.layer[i] for i in layers)
+    student.config = config
+    return student
+
+
+def _wrap(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> SentenceTransformer:
+    """Encoder, mean pooling and normalisation, by way of a folder: the module reads files only."""
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(folder, max_seq_length=max_length)
+    # The folder is gone in a moment: its name must not end up in the saved config or card.
+    transformer.auto_model.config._name_or_path = transformer.auto_model.name_or_path = ""
+    transformer.tokenizer.name_or_path = ""
+    pooling = Pooling(transformer.auto_model.config.hidden_size, "mean")
+    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+
+
+@torch.no_grad()
+def _static(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dim: int, init: str) -> SentenceTransformer:
+    """One vector a token: the source's output for that token alone, in `dim` principal directions."""
+    rows = tokenizer.backend_tokenizer.get_vocab_size()
+    if not 1 <= dim <= encoder.config.hidden_size:
+        raise ValueError(f"static_dim={dim} must lie between 1 and the source's width {encoder.config.hidden_size}.")
+    weights = torch.randn(rows, dim) * 0.02 if init == "random" else _token_vectors(encoder.eval(), tokenizer, rows, dim)
+    table = StaticEmbedding(copy.deepcopy(tokenizer.backend_tokenizer), embedding_weights=weights)
+    return SentenceTransformer(modules=[table, Normalize()], device="cpu")
+
+
+def _token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, dim: int) -> Tensor:
+    """Principal components of each token's own mean-pooled output, damped for frequent tokens.
+
+    The weight `log(1 + id)` stands for the inverse frequency (a word piece vocabulary is sorted by it), as in model2vec.
+    """
+    vectors = []
+    first, last = tokenizer("")["input_ids"]
+    for start in range(0, rows, _TOKENS_PER_BATCH):
+        ids = [[first, token, last] for token in range(start, min(start + _TOKENS_PER_BATCH, rows))]
+        batch = torch.tensor(ids)
+        vectors.append(encoder(batch, attention_mask=torch.ones_like(batch)).last_hidden_state.float().mean(1))
+    vectors = torch.cat(vectors)
+    components, mean = pca_projection(vectors, dim)
+    frequency_weight = torch.log1p(torch.arange(rows, dtype=torch.float32))[:, None]
+    return (vectors - mean) @ components.T * frequency_weight / frequency_weight.mean()
+
+
+__all__ = ["STUDENTS", "build_student", "spaced_layers"]
