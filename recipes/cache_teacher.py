@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,14 +71,12 @@ def load_texts(config: CacheTeacherConfig) -> list[str]:
 
 def main(config: CacheTeacherConfig) -> dict[str, Any]:
     """Write the cache, print what it cost, and return the same as a dictionary."""
-    from accelerate import PartialState
-
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.teachers.manifest import TeacherSpec
     from hf_distill.teachers.projection import project_cache
-    from hf_distill.teachers.writer import write_cache
+    from hf_distill.teachers.writer import process_state, write_cache
 
-    state = PartialState()  # before the model is loaded: every process gets its own device
+    state = process_state()  # before the model is loaded: every process gets its own device
     texts = load_texts(config)
     model = load_teacher(config.teacher, config.device, config.trust_remote_code, config.revision)
     if config.max_seq_length is not None:
@@ -85,7 +84,7 @@ def main(config: CacheTeacherConfig) -> dict[str, Any]:
     teacher = LiveTeacher(model, dtype=config.dtype)
     spec = TeacherSpec.of(
         model,
-        teacher=config.teacher_name,
+        teacher=config.teacher_name or (None if Path(config.teacher).exists() else config.teacher),
         revision=config.revision or "",
         prompt=config.prompt,
         prompt_name=config.prompt_name,

@@ -55,9 +55,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             reader = csv.DictReader(file, delimiter="\t" if kind == "tsv" else ",")
             yield from ((f"line {reader.line_num}", row) for row in reader)
     elif kind == "parquet":
-        import pyarrow.parquet
+        import pyarrow.parquet  # heavy, and needed for this format alone
 
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from error
         yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
     else:
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
@@ -110,7 +113,7 @@ def load_file(path: str | Path) -> Dataset:
         rows = list(_check_rows(path, _rows(path)))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it first.") from error
-    except OSError as error:  # pyarrow's ArrowInvalid is a ValueError and its ArrowIOError an OSError
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
     if not rows:
         raise ValueError(f"{path} is empty: it has no row of text.")

@@ -257,12 +257,12 @@ class _Part:
     weight: float
     cap: float
     arguments: dict[str, Any]
-    rows: list[tuple[str, ...]] | None = None
+    rows: list[tuple[str, ...]] = field(default_factory=list)
 
     def load(self, name: str, quota: int, flat: bool, seed: int) -> bool:
         """Load `quota` rows; True where the source had fewer, which lowers the cap to what there was."""
         limit = math.ceil(quota / 2) if flat else quota  # flat: each pair gives two texts
-        dataset = load_source(name, limit=max(limit, 1), seed=seed, **self.arguments)
+        dataset = load_source(name, limit=limit, seed=seed, **self.arguments)
         rows = list(zip(*(dataset[column] for column in dataset.column_names), strict=True))
         self.rows = ([(text,) for row in rows for text in row] if flat else rows)[:quota]
         if len(self.rows) < quota:
@@ -344,7 +344,7 @@ def load_mix(spec: Mapping[str, float | Mapping[str, Any]], total: int, seed: in
         short = False
         for name, quota in _quotas(parts, total).items():
             part = parts[name]
-            if quota > len(part.rows or ()) or part.rows is None:
+            if quota > len(part.rows):
                 short |= part.load(name, quota, pairs[name] and not all_pairs, seed)
             part.rows = part.rows[:quota]
     merged: dict[str, tuple[str, ...]] = {}

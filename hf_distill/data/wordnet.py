@@ -150,7 +150,7 @@ def _defined(synset: Synset) -> str:
     if synset.lexname.startswith("verb"):
         return f"To {lemma} is to {synset.gloss}."
     if not synset.lexname.startswith("noun"):
-        return f"{_sentence(lemma)[:-1]} means {synset.gloss}."
+        return f"{lemma[:1].upper()}{lemma[1:]} means {synset.gloss}."
     if lemma[:1].isupper():
         return f"{lemma} is {synset.gloss}."
     return f"{'An' if lemma[:1] in 'aeiou' else 'A'} {lemma} is {synset.gloss}."

@@ -86,7 +86,9 @@ class FidelityEvaluator(SentenceEvaluator):
             tokenizer = tokenizer if tokenizer is not None else teacher.tokenizer
             teacher = encode_sorted(teacher, self.texts, dtype=dtype)
         if tokenizer is None:
-            raise ValueError("Length buckets are counted in tokens: give the teacher's `tokenizer` with its embeddings.")
+            raise ValueError(
+                "Length buckets are counted in tokens: give the teacher's `tokenizer` with its embeddings."
+            )
         if teacher.ndim != 2 or len(teacher) != len(self.texts):
             raise ValueError(f"The teacher's embeddings have the shape {teacher.shape} for {len(self.texts)} texts.")
         finite = np.isfinite(teacher).all(axis=1)
@@ -116,7 +118,10 @@ class FidelityEvaluator(SentenceEvaluator):
         same_width = student.shape[1] == self.teacher.shape[1]
         cosines = np.einsum("nd,nd->n", student, self.teacher, dtype=np.float64) if same_width else None
         metrics: dict[str, float] = {}
-        for suffix, rows in {"": np.arange(len(student)), **{f"_{key}": rows for key, rows in self.buckets.items()}}.items():
+        for suffix, rows in {
+            "": np.arange(len(student)),
+            **{f"_{key}": rows for key, rows in self.buckets.items()},
+        }.items():
             if cosines is not None:
                 metrics[f"cosine{suffix}"] = cosines[rows].mean()
             if len(rows) > 2:  # one pair has no ranks

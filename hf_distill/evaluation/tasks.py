@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from hf_distill.data.length import BUCKETS, estimate_tokens
 from hf_distill.data.stsb import load_stsb
@@ -29,19 +32,27 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Give the block random states of its own: mteb seeds Python's, numpy's and torch's, even on import."""
+def _contained() -> Iterator[None]:
+    """Keep mteb to itself: it seeds Python's, numpy's and torch's random states, even on import, and it talks."""
     python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    logger, bars = logging.getLogger("mteb"), are_progress_bars_disabled()
+    level = logger.level
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is superseded by.*")  # STSBenchmark is the figure others publish
         try:
+            logger.setLevel(logging.ERROR)
+            disable_progress_bars()
             yield
         finally:
+            logger.setLevel(level)
+            if not bars:
+                enable_progress_bars()
             random.setstate(python)
             np.random.set_state(array)
 
 
 try:
-    with _own_random_state():
+    with _contained():
         import mteb
         from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval
         from mteb.abstasks.task_metadata import TaskMetadata
@@ -144,7 +155,9 @@ class _LocalClassification(AbsTaskClassification):
         self.dataset = DatasetDict()
         for split, (texts, labels) in splits.items():
             kept = [(text, number[label]) for text, label in zip(texts, labels, strict=True) if label in number]
-            self.dataset[split] = Dataset.from_dict({"text": [text for text, _ in kept], "label": [n for _, n in kept]})
+            self.dataset[split] = Dataset.from_dict(
+                {"text": [text for text, _ in kept], "label": [n for _, n in kept]}
+            )
         self.data_loaded = True
 
 
@@ -219,7 +232,7 @@ def make_task(name: str, split: str) -> Any:
         raise ValueError(f"There is no task {name!r}: choose among {', '.join(TASKS)}.")
     if split not in ("validation", "test"):
         raise ValueError(f"The tasks have no split {split!r}: choose validation or test.")
-    with _own_random_state():
+    with _contained():
         task = mteb.get_task("STSBenchmark") if name == "stsbenchmark" else _TASKS[name][0]()
         task = task.filter_eval_splits([split])
         if name == "stsbenchmark":
@@ -282,9 +295,14 @@ def run_tasks(
 def _scores(model: SentenceTransformer, name: str, task: Any, split: str, dtype: str) -> dict[str, float]:
     """Run one task and pick our metrics from its scores."""
     encoder = _SortedEncoder(model, dtype)
-    with _own_random_state():
+    with _contained():
         result = mteb.evaluate(
-            encoder, [task], cache=None, co2_tracker=False, encode_kwargs={"batch_size": 256}, show_progress_bar=False
+            encoder,
+            [task],
+            cache=None,
+            co2_tracker=False,
+            encode_kwargs={"batch_size": 256, "show_progress_bar": False},
+            show_progress_bar=False,
         )
     scores = result.task_results[0].scores[split][0]
     return {f"{name}_{ours}": float(scores[theirs]) for theirs, ours in _TASKS[name][1].items() if theirs in scores}

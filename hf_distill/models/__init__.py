@@ -14,7 +14,7 @@ _HOMES = {
 __all__ = ["HfdDeltaNetConfig", "HfdDeltaNetModel", "HfdDeltaNetOutput"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     """Imports the model folder that holds `name`, which also registers it with the Auto classes."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

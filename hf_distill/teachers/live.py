@@ -234,7 +234,10 @@ def load_teacher(
     """
     from sentence_transformers import SentenceTransformer
 
-    options: dict[str, Any] = {"device": None if device is None else str(device), "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "device": None if device is None else str(device),
+        "trust_remote_code": trust_remote_code,
+    }
     if not Path(name).is_dir():
         options |= {"revision": revision, "local_files_only": not hub_reachable()}
     try:

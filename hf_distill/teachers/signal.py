@@ -68,9 +68,9 @@ class WriteReport:
     """What writing a cache cost, this time.
 
     Args:
-        rows: Rows encoded now.
+        rows: Rows encoded now, by this process.
         reused_rows: Rows found in finished shards.
-        tokens: Tokens encoded now, without padding; 0 for a teacher that does not say.
+        tokens: Tokens encoded now, by this process, without padding; 0 for a teacher that does not say.
         seconds: Time of encoding and writing.
     """
 

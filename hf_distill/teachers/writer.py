@@ -32,6 +32,7 @@ from hf_distill.teachers.shards import find_shard, open_shard, save_shard, shard
 from hf_distill.teachers.signal import WriteReport
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from sentence_transformers import SentenceTransformer
 
 logger = logging.get_logger(__name__)
@@ -155,6 +156,7 @@ class _Job:
         missing = [shard for shard, found in enumerate(self.shards) if found is None]
         mine = missing[process::processes]
         rows = sum(len(self.hashes[self._slice(shard)]) for shard in mine)
+        reused = sum(found.rows for found in self.shards if found is not None)
         if missing:
             logger.info(
                 f"{len(self.shards) - len(missing)} of {len(self.shards)} shards are there; making the others."
@@ -178,7 +180,7 @@ class _Job:
                 arrays = encoder.encode(ShardInput(list(self.texts[part]), part.start, ids), advance)
                 self.shards[shard] = self._save(shard, {"text_hash": self.hashes[part], **arrays})
         seconds = time.perf_counter() - started
-        return WriteReport(rows, len(self.texts) - rows, tokens, seconds if mine else 0.0)
+        return WriteReport(rows, reused, tokens, seconds if mine else 0.0)
 
     def _check_space(self, encoder: ModelEncoder | FunctionEncoder, rows: int) -> None:
         if not isinstance(encoder, ModelEncoder):
@@ -309,19 +311,25 @@ def _pace(tokens: int, started: float) -> str:
     return f"{rate / 1e3:.1f}k tokens/s" if tokens else ""
 
 
-def _process() -> tuple[int, int]:
-    """Return this process's rank and the number of processes of an `accelerate launch`."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
+def process_state() -> PartialState:
+    """Return accelerate's state of this process: its rank, the number of processes, the wait for the others.
+
+    Without an accelerator the processes are CPU processes; accelerate must be told, or each believes it is alone.
+    """
     from accelerate import PartialState
 
-    state = PartialState()
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _process() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    state = process_state()
     return state.process_index, state.num_processes
 
 
 def _wait() -> None:
     """Wait for the other processes, if there are any."""
     if _process()[1] > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        process_state().wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Callbacks of the trainers: the clock of a time budget, the epoch of the sampler, and the verdict on a run's gain."""
+"""Callbacks of the trainers: the clock of a time budget and the last evaluation, the epoch of the sampler, and the verdict on a run's gain."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from hf_distill.trainers.distributed import world_size
 
 class TimeBudget(TrainerCallback):
     """Measures training time over all resumed runs, and stops training when the budget is spent.
+
+    The end of a run, by steps or by time, is always evaluated and saved, so that the last weights can be chosen too.
 
     All processes follow the clock of the first, so that they take the same learning rate and stop at the same step.
 
@@ -47,15 +49,13 @@ class TimeBudget(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Reads the clock; at the end of the budget asks for a last evaluation and checkpoint, and stops."""
+        """Reads the clock; at the end asks for a last evaluation and checkpoint, and stops."""
         self.elapsed = self.seconds()
-        if self.max_seconds is None:
-            return
-        if world_size() > 1:
+        if self.max_seconds is not None and world_size() > 1:
             clock = torch.tensor([self.elapsed], dtype=torch.float64, device=args.device)
             dist.broadcast(clock, src=0)
             self.elapsed = clock.item()
-        if self.share() >= 1.0:
+        if self.share() >= 1.0 or state.global_step >= state.max_steps:
             control.should_training_stop = True
             control.should_log = True
             control.should_evaluate = args.eval_strategy != "no"

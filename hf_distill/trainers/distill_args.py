@@ -45,7 +45,8 @@ class DistillArguments:
             untrained start nor the random-init control.
 
     > These defaults differ from `TrainingArguments`: `bf16` (automatic), `tf32` (on where it exists), `warmup_steps`
-    > 0.05 of the run, `logging_steps` 50, `hub_strategy` `"end"`, `use_cpu` on where there is no GPU.
+    > 0.05 of the run, `logging_steps` 50, `hub_strategy` `"end"`; where there is no GPU `use_cpu` is on and
+    > `dataloader_pin_memory` off.
     """
 
     _VALID_DICT_FIELDS = list(TrainingArguments._VALID_DICT_FIELDS)
@@ -91,10 +92,14 @@ class DistillArguments:
 
     def __post_init__(self) -> None:
         self._check_fields()
+        if self.require_gain:
+            self.eval_on_start = True
         if self.bf16 is None:
             self.bf16 = not self.fp16 and default_bf16()
         if not torch.cuda.is_available() and not torch.backends.mps.is_available() and not torch.xpu.is_available():
             self.use_cpu = True
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
         if self.tf32 is None and not self.use_cpu and torch.cuda.is_available():
             self.tf32 = True if torch.cuda.get_device_capability()[0] >= 8 else None
         super().__post_init__()
@@ -128,6 +133,11 @@ class DistillArguments:
             raise ValueError(
                 "early_stopping_patience needs load_best_model_at_end=True (and metric_for_best_model), or training "
                 "would stop and keep the worse, last weights."
+            )
+        no_evaluation = str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no"
+        if self.require_gain and (no_evaluation or self.metric_for_best_model is None):
+            raise ValueError(
+                "require_gain compares validation scores: set eval_strategy='steps', eval_steps and metric_for_best_model."
             )
         if self.bf16 and self.fp16:
             raise ValueError("bf16=True and fp16=True contradict each other; drop fp16.")

@@ -81,8 +81,6 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         args = EmbeddingDistillConfig(output_dir="student") if args is None else args
         if train_dataset is None:
             raise ValueError("train_dataset is missing: give a data set with `text`, or `anchor` and `positive`.")
-        if args.require_gain:
-            args.eval_on_start = True
         self.source = TeacherSource(teacher, model, args)
         self.tokenizer_of_student = student_tokenizer(model)
         self.max_length = training_length(model, args)
@@ -147,6 +145,14 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
                 f"The live teacher has another tokenizer than the student, so it needs the text column {column!r} beside "
                 f"{column + IDS_SUFFIX!r}."
             )
+        dataset = tokenize_columns(
+            dataset,
+            [column],
+            self.tokenizer_of_student,
+            self.max_length,
+            prompt=prompt,
+            add_special_tokens=not self.flat,
+        )
         cache, row_column = self.source.cache, column + ROW_SUFFIX
         if cache is not None and row_column not in dataset.column_names:
             if column not in dataset.column_names:
@@ -155,19 +161,14 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
                     "itself. Add one of the two columns."
                 )
             dataset = dataset.add_column(row_column, cache.rows_for(dataset[column][:]))
-        if cache is not None and max(dataset[row_column]) >= len(cache):
-            raise ValueError(
-                f"{row_column!r} points to row {max(dataset[row_column])}, but the cache has {len(cache)} rows: it was "
-                "written from other texts. Write it again, or drop the column to look the texts up."
-            )
-        return tokenize_columns(
-            dataset,
-            [column],
-            self.tokenizer_of_student,
-            self.max_length,
-            prompt=prompt,
-            add_special_tokens=not self.flat,
-        )
+        if cache is not None:
+            last = int(dataset.with_format("numpy")[row_column][:].max())
+            if last >= len(cache):
+                raise ValueError(
+                    f"{row_column!r} points to row {last}, but the cache has {len(cache)} rows: it was written from other "
+                    "texts. Write it again, or drop the column to look the texts up."
+                )
+        return dataset
 
     def _make_objective(self, student: SentenceTransformer, args: EmbeddingDistillConfig) -> DistillObjective:
         """Objective with the heads that the widths ask for; called after the seed is set."""

@@ -89,6 +89,8 @@ def student_encoder(model: SentenceTransformer) -> nn.Module | None:
 def capture_output(encoder: nn.Module, **forward_kwargs: Any) -> Iterator[dict[str, Any]]:
     """Adds keyword arguments to an encoder's next forward and keeps its output, without touching its config.
 
+    sentence-transformers calls `encoder.forward(...)` itself, past all hooks, so the method is what is wrapped.
+
     Args:
         encoder: Module called inside the context.
         **forward_kwargs: Such as `output_hidden_states=True`.
@@ -97,19 +99,21 @@ def capture_output(encoder: nn.Module, **forward_kwargs: Any) -> Iterator[dict[s
         A dictionary that holds `"output"` after the forward.
     """
     captured: dict[str, Any] = {}
+    forward = encoder.forward
+    was_patched = "forward" in encoder.__dict__
 
-    def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, {**kwargs, **forward_kwargs}
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        captured["output"] = forward(*args, **{**kwargs, **forward_kwargs})
+        return captured["output"]
 
-    def after(_: nn.Module, __: tuple, output: Any) -> None:
-        captured["output"] = output
-
-    handles = [encoder.register_forward_pre_hook(before, with_kwargs=True), encoder.register_forward_hook(after)]
+    encoder.forward = wrapped
     try:
         yield captured
     finally:
-        for handle in handles:
-            handle.remove()
+        if was_patched:
+            encoder.forward = forward
+        else:
+            del encoder.forward
 
 
 class Objective(nn.Module):

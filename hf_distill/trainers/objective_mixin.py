@@ -229,6 +229,7 @@ class ObjectiveTrainerMixin:
         """Restores student, heads and clock to resume training."""
         self._load_weights(resume_from_checkpoint)
         self._load_objective_state(resume_from_checkpoint, clock=True)
+        self.args.eval_on_start = False  # the score of the untrained start is in the checkpoint's history
 
     def check_gain(self, control: float | None = None) -> GainSummary:
         """Compares the run with its untrained start and a random-init control, by the validation metric.

@@ -59,7 +59,9 @@ def build_student(
     if kind not in STUDENTS or init not in _INITS:
         raise ValueError(f"Student {kind!r} with init {init!r}: the choices are {STUDENTS} and {_INITS}.")
     if config_overrides and kind != "deltanet":
-        raise ValueError(f"{sorted(config_overrides)} configure a DeltaNet student; remove them or set kind='deltanet'.")
+        raise ValueError(
+            f"{sorted(config_overrides)} configure a DeltaNet student; remove them or set kind='deltanet'."
+        )
     set_seed(seed)
     encoder, tokenizer, max_length = source[0].auto_model, source.tokenizer, source.get_max_seq_length()
     if kind == "static":
@@ -131,7 +133,9 @@ def _static(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dim: i
     rows = tokenizer.backend_tokenizer.get_vocab_size()
     if not 1 <= dim <= encoder.config.hidden_size:
         raise ValueError(f"static_dim={dim} must lie between 1 and the source's width {encoder.config.hidden_size}.")
-    weights = torch.randn(rows, dim) * 0.02 if init == "random" else _token_vectors(encoder.eval(), tokenizer, rows, dim)
+    weights = (
+        torch.randn(rows, dim) * 0.02 if init == "random" else _token_vectors(encoder.eval(), tokenizer, rows, dim)
+    )
     table = StaticEmbedding(copy.deepcopy(tokenizer.backend_tokenizer), embedding_weights=weights)
     return SentenceTransformer(modules=[table, Normalize()], device="cpu")
 

@@ -99,7 +99,9 @@ def test_flat_batches_for_static_tables(tokenizer):
 
 
 def test_rows_are_looked_up_by_text_when_absent(tokenizer):
-    batch = DistillCollator(tokenizer, 64, teacher=RowTeacher(), keep_texts=True)([{"text": "mill"}, {"text": "a ball"}])
+    batch = DistillCollator(tokenizer, 64, teacher=RowTeacher(), keep_texts=True)(
+        [{"text": "mill"}, {"text": "a ball"}]
+    )
     assert batch["teacher_embedding"][:, 0].tolist() == [4, 6]
     assert batch["texts"] == ["mill", "a ball"]
 

@@ -15,7 +15,16 @@ from hf_distill.data.wordnet import wordnet_topics
 
 @pytest.mark.parametrize(
     ("length", "name"),
-    [(0, "0"), (1, "1-32"), (32, "1-32"), (33, "33-128"), (128, "33-128"), (129, "129-256"), (256, "129-256"), (257, "257+")],
+    [
+        (0, "0"),
+        (1, "1-32"),
+        (32, "1-32"),
+        (33, "33-128"),
+        (128, "33-128"),
+        (129, "129-256"),
+        (256, "129-256"),
+        (257, "257+"),
+    ],
 )
 def test_bucket_borders(length: int, name: str) -> None:
     assert bucket_name(length) == name

@@ -126,7 +126,9 @@ def test_training_prose_is_deterministic_and_split() -> None:
 def test_packages_are_read_and_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "exploding_package"
     (package / "tests").mkdir(parents=True)
-    sentence = "The {} of this package is described in a sentence of about twenty tokens, which is as short as they come. "
+    sentence = (
+        "The {} of this package is described in a sentence of about twenty tokens, which is as short as they come. "
+    )
     (package / "__init__.py").write_text(f'"""{sentence.format("start")}"""\nraise RuntimeError\n')
     (package / "a.py").write_text(f'def f():\n    """{sentence.format("function")}"""\n')
     (package / "broken.py").write_text('def f(:\n    """x"""')

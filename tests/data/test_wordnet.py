@@ -182,7 +182,7 @@ NOUNS = """  1 This is the licence.
 00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | that which exists
 00001930 05 n 02 hunting_dog 0 Canis 1 001 @ 00001740 n 0000 | a dog; used to hunt; "the dog barked"; "good dog"
 """
-VERBS = "00001740 29 v 01 breathe 0 000 01 + 02 00 | draw air; \"I can breathe better\n"
+VERBS = '00001740 29 v 01 breathe 0 000 01 + 02 00 | draw air; "I can breathe better\n'
 ADJECTIVES = """00001740 00 a 01 able 0 001 ! 00002098 a 0101 | having power
 00001930 00 s 01 capable(p) 0 001 & 00001740 a 0000 | e.g., "capable of it"
 """
@@ -203,7 +203,13 @@ def test_build_script_reads_the_database_format(tmp_path: Path) -> None:
     digest = builder.main(tmp_path, tmp_path / "out.xz")
     synsets = load_wordnet(tmp_path / "out.xz")
     assert [s.hypernym for s in synsets] == [-1, 0, -1, -1, 3, 3]
-    assert synsets[1] == ("noun.animal", ("hunting dog", "Canis"), "a dog; used to hunt", ("the dog barked", "good dog"), 0)
+    assert synsets[1] == (
+        "noun.animal",
+        ("hunting dog", "Canis"),
+        "a dog; used to hunt",
+        ("the dog barked", "good dog"),
+        0,
+    )
     assert synsets[2].examples == ("I can breathe better",)
     assert (synsets[4].lemmas, synsets[4].examples) == (("capable",), ("capable of it",))
     assert builder.main(tmp_path, tmp_path / "again.xz") == digest

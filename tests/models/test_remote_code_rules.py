@@ -1,6 +1,6 @@
 """Model folders obey the rules of transformers' remote-code scanner, so that every saved student loads anywhere.
 
-The scanner copies flat sibling imports only and checks every absolute import it finds, also inside functions and `if`s.
+The scanner copies flat sibling imports only and checks every absolute import it finds, also in functions and `if`s.
 """
 
 from __future__ import annotations

@@ -106,3 +106,11 @@ def test_command_line_reports_one_clear_error(options: dict) -> None:
     assert found.returncode == 1
     assert "error: The teacher 'no-such/teacher' could not be loaded" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_hub_id_of_a_packaged_teacher(recipe: ModuleType, options: dict, teacher_path: str) -> None:
+    """Without a network the id finds the installed package, and the manifest names the id, not a folder."""
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    result = recipe.main(recipe.CacheTeacherConfig(**{**options, "teacher": name}, limit=2))
+    assert result["dim"] == 384
+    assert TeacherCache.open(options["output_dir"]).spec.teacher == name

@@ -86,6 +86,42 @@ def test_resume_gives_the_same_bytes(
     assert files_of(target) == files_of(tmp_path / "whole")
 
 
+PROCESS_JOB = """
+import sys
+import numpy as np
+from hf_distill.teachers.manifest import TeacherSpec
+from hf_distill.teachers.writer import process_state, write_cache
+embed = lambda texts: np.array([[len(text), ord(text[0]), ord(text[-1])] for text in texts])
+spec = TeacherSpec(teacher="shape", normalize=False)
+cache = write_cache(open(sys.argv[2]).read().splitlines(), embed, sys.argv[1], spec=spec, shard_rows=10, progress=False)
+print("process", process_state().process_index, "encoded", cache.report.rows, "of", len(cache))
+"""
+
+
+def test_two_processes_share_the_work_and_give_the_same_bytes(tmp_path: Path, tiny_texts: list[str]) -> None:
+    source, script = tmp_path / "texts.txt", tmp_path / "job.py"
+    source.write_text("\n".join(tiny_texts))
+    script.write_text(PROCESS_JOB)
+    launcher = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    }
+    shown = {}
+    for name, command in launcher.items():
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / name), str(source)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert done.returncode == 0, done.stderr
+        shown[name] = sorted(line for line in done.stdout.splitlines() if line.startswith("process"))
+    assert shown["one"] == ["process 0 encoded 64 of 64"]
+    assert shown["two"] == ["process 0 encoded 34 of 64", "process 1 encoded 30 of 64"]
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
+
+
 def test_extended_job_keeps_what_is_there(
     tmp_path: Path, tiny_texts: list[str], vectors: Callable, vector_spec: TeacherSpec
 ) -> None:

@@ -36,7 +36,9 @@ def test_yaml_and_command_line(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("output_dir: run\ncosine_weight: 2\nhidden_weight: {0: 1.0, 500: 0.1}\nhidden_layer_map: [1, 3]\n")
     parser = TrlParser((EmbeddingDistillConfig,))
-    (config,) = parser.parse_args_and_config(["--config", str(file), "--l2_weight", "0.25", "--matryoshka_dims", "16", "8"])
+    (config,) = parser.parse_args_and_config(
+        ["--config", str(file), "--l2_weight", "0.25", "--matryoshka_dims", "16", "8"]
+    )
     assert config.weights_at(250) == {"cosine": 2.0, "l2": 0.25, "hidden": pytest.approx(0.55)}
     assert config.layer_map_strategy() == [1, 3]
     assert config.matryoshka_dims == [16, 8]
@@ -61,6 +63,7 @@ def test_yaml_and_command_line(tmp_path):
         ({"max_minutes": 0}, "max_minutes must be positive"),
         ({"token_budget": -5}, "token_budget must be positive"),
         ({"early_stopping_patience": 3}, "load_best_model_at_end=True"),
+        ({"require_gain": True}, "set eval_strategy='steps'"),
         ({"bf16": True, "fp16": True}, "drop fp16"),
         ({"max_minutes": 1.0, "lr_scheduler_type": "cosine"}, "lr_scheduler_type='linear'"),
         ({"hidden_projection": "magic"}, "hidden_projection must be one of"),

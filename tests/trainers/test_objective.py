@@ -42,7 +42,7 @@ def test_all_terms_share_one_student_forward(student, batch, config):
     args = config(**{f"{term}_weight": 1.0 for term in ALL})
     objective = DistillObjective(student, args, teacher_width=32, teacher_layers=[0, 1], teacher_hidden_width=32)
     calls = []
-    student_encoder(student).register_forward_hook(lambda *_: calls.append(1))
+    student_encoder(student).embeddings.register_forward_hook(lambda *_: calls.append(1))
     result = objective(batch, weights(*ALL))
     assert len(calls) == 1
     assert set(result) == {"loss", *ALL}
@@ -56,7 +56,9 @@ def test_all_terms_share_one_student_forward(student, batch, config):
 
 
 def test_terms_equal_the_losses_on_the_students_own_output(student, batch, config):
-    objective = DistillObjective(student, config(hidden_weight=1.0), teacher_width=32, teacher_layers=[1, 0], teacher_hidden_width=32)
+    objective = DistillObjective(
+        student, config(hidden_weight=1.0), teacher_width=32, teacher_layers=[1, 0], teacher_hidden_width=32
+    )
     with torch.no_grad():
         result = objective(batch, {"cosine": 2.0, "hidden": 0.5, "gram": 3.0, "contrastive": 1.0, "spearman": 0.0})
         out = student({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]})
@@ -85,7 +87,7 @@ def test_memory_terms_of_a_deltanet_student(deltanet, batch, config):
     args = config(orthogonality_weight=1.0, state_decorrelation_weight=1.0)
     objective = DistillObjective(deltanet, args, teacher_width=32)
     calls = []
-    student_encoder(deltanet).register_forward_hook(lambda *_: calls.append(1))
+    student_encoder(deltanet).embeddings.register_forward_hook(lambda *_: calls.append(1))
     result = objective(batch, weights("cosine", "orthogonality", "state_decorrelation"))
     result["loss"].backward()
     assert len(calls) == 1

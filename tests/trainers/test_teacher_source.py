@@ -101,4 +101,6 @@ def test_static_student_learns(make_trainer, live, cache):
     assert losses[-1] < 0.6 * losses[0]
     trainer.save_model(trainer.args.output_dir)
     again = SentenceTransformer(trainer.args.output_dir, device="cpu")
-    assert torch.allclose(again.encode("a red ball", convert_to_tensor=True), student.encode("a red ball", convert_to_tensor=True))
+    assert torch.allclose(
+        again.encode("a red ball", convert_to_tensor=True), student.encode("a red ball", convert_to_tensor=True)
+    )

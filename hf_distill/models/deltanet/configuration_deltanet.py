@@ -6,7 +6,8 @@ saved folder with `trust_remote_code=True` on a machine that has only torch and 
 """
 
 # ruff: noqa: I002
-# No `from __future__ import annotations` here: `strict` checks types at run time and skips annotations that are strings.
+# No `from __future__ import annotations` here: `strict` checks types at run time and skips annotations that are
+# strings.
 from dataclasses import field, fields
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -61,8 +62,8 @@ class HfdDeltaNetConfig(PreTrainedConfig):
             state that share one error).
         use_flux (`bool`, defaults to `False`): Resonance flux: a gate per token and head, computed from key, value and
             hidden state, that steers decays, read-out mix and coupling of the two states.
-        use_coupling (`bool`, defaults to `False`): Cross-timescale coupling: before each write the two states of
-            `"two_decay"` exchange a part of their content.
+        use_coupling (`bool`, defaults to `False`): Cross-timescale coupling: before each write the two states
+            exchange a part of their content.
         fast_decay_init (`float` or `list[float]`, defaults to `0.30`): Initial decay per token of the fast state, for
             all heads or one value per head.
         slow_decay_init (`float` or `list[float]`, defaults to `0.85`): The same for the slow state.
@@ -85,7 +86,8 @@ class HfdDeltaNetConfig(PreTrainedConfig):
             uniform attention plus a second-order correction.
         ridge_lambda_init (`float`, defaults to `4.0`): Initial ridge `lambda` of every head, in units of a mean
             squared key entry. Read as a first-order softmax the ridge would be `sqrt(D)`, 5.7 for 32 keys a head.
-        chunk_size (`int`, defaults to `32`): Tokens per chunk of the parallel delta rule; results do not depend on it.
+        chunk_size (`int`, defaults to `32`): Tokens per chunk of the parallel delta rule, half of it with two
+            states; results do not depend on it.
         teacher_layers (`list[int]`, *optional*): The teacher layer (counted from 0) that each layer was taken from;
             written by `from_teacher`.
         auto_map (`dict`, *optional*): Which file holds which class; for `trust_remote_code`.
@@ -199,13 +201,13 @@ class HfdDeltaNetConfig(PreTrainedConfig):
             "`use_flux` steers the two states of a delta mixer. Set memory='two_decay' or 'joint_residual'.",
         )
         _require(
-            not self.use_coupling or self.memory == "two_decay",
-            "`use_coupling` lets the two states of memory='two_decay' exchange content (with 'joint_residual' they "
-            "are coupled by their shared error). Set memory='two_decay' or use_coupling=False.",
+            not self.use_coupling or self.memory != "single",
+            "`use_coupling` lets the two states of a delta mixer exchange content. Set memory='two_decay' or "
+            "'joint_residual'.",
         )
         _require(
             self.beta_activation != "exp" or self.mixer == "ridge",
-            "beta_activation='exp' is not bounded by 1, so a delta rule would diverge. Use 'sigmoid' or mixer='ridge'.",
+            "beta_activation='exp' is not bounded by 1, so a delta rule diverges. Use 'sigmoid' or mixer='ridge'.",
         )
         _require(
             self.mixer != "delta_split" or self.num_attention_heads % 2 == 0,

@@ -1,9 +1,8 @@
 """Token mixers of the DeltaNet encoder: what stands in the place of BERT's self-attention.
 
-`RidgeMixer` reads the bidirectional fixpoint of the delta rule in closed form, `DeltaMixer` runs the recurrence forwards
-(`delta_causal`), in two passes (`delta_flip`) or forwards and backwards on halves of the heads (`delta_split`), with one
-memory or a fast and a slow one. Both share the projections, convolutions and gates of `MixerBase`. Contract: padding
-writes nothing and forgets nothing, so outputs at real tokens never depend on padding or on batch mates.
+`RidgeMixer` reads the bidirectional fixpoint of the delta rule in closed form; `DeltaMixer` (in `recurrence_deltanet`)
+runs the recurrence. Both share the projections, convolutions and gates of `MixerBase`. Contract: padding writes
+nothing and forgets nothing, so outputs at real tokens never depend on padding or on batch mates.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ def rotate(x: torch.Tensor, position_ids: torch.Tensor, theta: float) -> torch.T
 class NeutralLinear(nn.Linear):
     """A linear layer that starts at zero, so that whatever it steers starts at its neutral value.
 
-    A class of its own because transformers initialises custom models module by module and passes over modules that own no
-    parameter: a parent cannot be relied on to reset its children.
+    A class of its own because transformers initialises custom models module by module and passes over modules that own
+    no parameter: a parent cannot be relied on to reset its children.
     """
 
 
@@ -161,7 +160,7 @@ class MixerBase(nn.Module):
         return beta if attention_mask is None else beta * attention_mask[:, :, None].to(beta.dtype)
 
     def near_taps(self, hidden: torch.Tensor) -> torch.Tensor | None:
-        """The filter `(B, T, H, local_size)` with which every token reads its neighbours; `None` without this branch."""
+        """The filter `(B, T, H, local_size)` with which a token reads its neighbours; `None` without this branch."""
         return None if self.local_taps is None else self.local_taps(hidden).unflatten(-1, (-1, self.config.local_size))
 
     def local(
@@ -169,8 +168,8 @@ class MixerBase(nn.Module):
     ) -> torch.Tensor | None:
         """What the neighbours' values `(B, T, H, D)` say, same shape; `None` without this branch.
 
-        A global memory cannot tell a token's neighbours from the rest of a long text, but half of a teacher's heads look at
-        little else: here each token weighs the values around it by taps of its own.
+        A global memory cannot tell a token's neighbours from the rest of a long text, but half of a teacher's heads
+        look at little else: here each token weighs the values around it by taps of its own.
         """
         taps = self.near_taps(hidden)
         return None if taps is None else dynamic_conv(v, taps, attention_mask, self.config.is_causal)

@@ -202,8 +202,8 @@ class HfdDeltaNetModel(PreTrainedModel):
     ) -> HfdDeltaNetModel:
         """Builds a student that starts from the weights of a BERT-like encoder.
 
-        Embeddings, LayerNorms, feed-forward layers and the query, key, value and output projections are copied; the rest
-        of the mixer starts neutral. With `orthogonal_init=True` the projections are not copied; with
+        Embeddings, LayerNorms, feed-forward layers and the query, key, value and output projections are copied; the
+        rest of the mixer starts neutral. With `orthogonal_init=True` the projections are not copied; with
         `position_embedding_type` other than `"absolute"` the position table is left out.
 
         Args:
@@ -214,7 +214,7 @@ class HfdDeltaNetModel(PreTrainedModel):
             **config_overrides: Any field of `HfdDeltaNetConfig` that the weights do not fix.
 
         Returns:
-            The student in evaluation mode and the teacher's dtype turned to float32; `config.teacher_layers` holds the map.
+            The student in float32 and evaluation mode; `config.teacher_layers` holds the map.
 
         Raises:
             ValueError: If the teacher's architecture is not supported or the map does not fit.
@@ -303,22 +303,24 @@ class HfdDeltaNetModel(PreTrainedModel):
         if position_ids is None:
             position_ids = positions_from_mask(inputs, attention_mask)
         position_ids = position_ids.expand(inputs.shape[:2])
-        if attention_mask is not None and (self.config.conv_size or self.config.local_size):
+        convolves = self.config.conv_size > 0 or self.config.local_size > 0
+        if convolves and attention_mask is not None and _has_padding_before_tokens(attention_mask):
             # Convolutions must not see a gap inside a text: move the real tokens to the front, and back at the end.
-            order = attention_mask.ne(0).logical_not().byte().argsort(dim=1, stable=True)
+            order = attention_mask.eq(0).byte().argsort(dim=1, stable=True)
             input_ids, token_type_ids, position_ids, attention_mask, inputs_embeds = (
                 None if x is None else _take_tokens(x, order)
                 for x in (input_ids, token_type_ids, position_ids, attention_mask, inputs_embeds)
             )
         hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        all_hidden, all_states = [hidden], []
+        all_hidden, all_states = [], []
         for layer in self.layers:
+            all_hidden.append(hidden if output_hidden_states else None)
             hidden, states = layer(hidden, attention_mask, position_ids, collect_states)
             all_states.append(states)
-            all_hidden.append(hidden)
+        all_hidden.append(hidden)
         if order is not None:
             back = order.argsort(dim=1)
-            all_hidden = [_take_tokens(x, back) for x in (all_hidden if output_hidden_states else all_hidden[-1:])]
+            all_hidden = [None if x is None else _take_tokens(x, back) for x in all_hidden]
         return HfdDeltaNetOutput(
             last_hidden_state=all_hidden[-1],
             hidden_states=tuple(all_hidden) if output_hidden_states else None,
@@ -339,6 +341,12 @@ class HfdDeltaNetModel(PreTrainedModel):
             )
         self.check_length(inputs.shape[1])
         return inputs
+
+
+def _has_padding_before_tokens(attention_mask: torch.Tensor) -> bool:
+    """Whether any text of `(B, T)` has padding in front or inside, and not only at the end."""
+    real = attention_mask.ne(0)
+    return bool((real[:, 1:] & ~real[:, :-1]).any())
 
 
 def _take_tokens(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

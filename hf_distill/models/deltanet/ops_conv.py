@@ -7,6 +7,8 @@ cost a fraction of that. [`short_conv`] is the fast op, [`short_conv_naive`] the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +19,7 @@ class _ShiftedMultiplyAdd(torch.autograd.Function):
     """`y_t = sum_j w_j * x_{t - left + j}` with zeros outside; the backward pass is the same loop with the taps reversed."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, left: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, left: int) -> Tensor:
         taps = weight.t().contiguous()  # (k, C): one contiguous row a tap
         ctx.left = left
         ctx.save_for_backward(x, taps)
@@ -25,7 +27,7 @@ class _ShiftedMultiplyAdd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, taps = ctx.saved_tensors
         size = taps.shape[0]
         grad_x = grad_weight = None
@@ -103,7 +105,7 @@ class _DynamicMultiplyAdd(torch.autograd.Function):
     """`y_t = sum_j w_{t,j} x_{t - left + j}` with zeros outside; keeps x and w only, no product per tap."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, taps: Tensor, left: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, taps: Tensor, left: int) -> Tensor:
         ctx.left = left
         ctx.save_for_backward(x, taps)
         out = x * taps[..., left, None]
@@ -116,7 +118,7 @@ class _DynamicMultiplyAdd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, taps = ctx.saved_tensors
         grad_x, grad_taps = torch.zeros_like(x), torch.zeros_like(taps)
         for tap in range(taps.shape[-1]):

@@ -17,6 +17,8 @@ Everything is computed in float32 (float64 where float64 is given), also under a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,7 +80,7 @@ def delta_rule_recurrent(
 
 class _TriangularInverse(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, a: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor) -> Tensor:
         eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
         inverse = torch.linalg.solve_triangular(a, eye, upper=False, unitriangular=True)
         ctx.save_for_backward(inverse)
@@ -86,7 +88,7 @@ class _TriangularInverse(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         with torch.autocast(grad.device.type, enabled=False):
             transposed = ctx.saved_tensors[0].transpose(-1, -2)
             return (transposed @ grad @ transposed).tril_(-1).neg_()
@@ -131,7 +133,7 @@ class _ChunkScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, u: Tensor, w: Tensor, k: Tensor, carry: Tensor | None, state: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, u: Tensor, w: Tensor, k: Tensor, carry: Tensor | None, state: Tensor) -> tuple[Tensor, ...]:
         residuals = torch.empty_like(u, memory_format=torch.contiguous_format)
         states = state.new_empty(u.shape[0] + 1, *state.shape)
         states[0] = state
@@ -144,7 +146,9 @@ class _ChunkScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_residuals: Tensor, grad_before: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_residuals: Tensor, grad_before: Tensor, grad_last: Tensor
+    ) -> tuple[Tensor | None, ...]:
         residuals, w, k, carry, states = ctx.saved_tensors
         chunks = residuals.shape[0]
         with torch.autocast(residuals.device.type, enabled=False):
@@ -224,11 +228,17 @@ def delta_rule_chunk(
     so that `O = P (beta R) + exp(G) Q S` and `S' = exp(G_C) S + (exp(G_C - G) K)^T (beta R)`.
 
     Args:
-        q, k, v, beta, log_decay, initial_state, exclude_self: as [`delta_rule_recurrent`].
+        q (`torch.Tensor` of shape `(B, T, H, D)`): Queries.
+        k (`torch.Tensor` of shape `(B, T, H, D)`): Keys of unit length.
+        v (`torch.Tensor` of shape `(B, T, H, Dv)`): Values.
+        beta (`torch.Tensor` of shape `(B, T, H)`): Step sizes in [0, 1]; 0 at pads.
+        log_decay (`torch.Tensor` of shape `(B, T, H)`, *optional*): Log of the decay, <= 0; 0 at pads.
+        initial_state (`torch.Tensor` of shape `(B, H, D, Dv)`, *optional*): State before the first token.
+        exclude_self (`bool`, *optional*, defaults to `False`): Read the memory before the token is written.
         chunk_size (`int`, *optional*, defaults to `32`): Tokens a chunk. It changes the speed, not the result.
 
     Returns:
-        As [`delta_rule_recurrent`].
+        As [`delta_rule_recurrent`]: outputs `(B, T, H, Dv)` and the last state `(B, H, D, Dv)`.
 
     Raises:
         ValueError: If `chunk_size` is not positive.

@@ -17,7 +17,7 @@ float64 is given), also under autocast.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class _SolvePositiveDefinite(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, matrix: Tensor, rhs: Tensor) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, rhs: Tensor) -> Tensor:
         factor = torch.linalg.cholesky(matrix)
         solution = torch.cholesky_solve(rhs, factor)
         ctx.save_for_backward(factor, solution)
@@ -110,7 +110,7 @@ class _SolvePositiveDefinite(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         factor, solution = ctx.saved_tensors
         grad_rhs = torch.cholesky_solve(grad, factor)
         return -grad_rhs @ solution.transpose(-1, -2), grad_rhs

@@ -1,9 +1,9 @@
 """Delta-rule mixers of the DeltaNet encoder: one memory or two timescales, read causally or from both sides.
 
-The hierarchical memory has a fast and a slow state per head. What the design's origin did in sequence (normalising the
-states after each chunk, coupling them by a batch mean) has no parallel form and made outputs depend on chunk borders and
-batch mates; here keys have norm 1 and writes are below 1, which bounds the states, every coupling is a 2x2 matrix that
-depends on the token only, and reads may be normalised per head.
+The hierarchical memory has a fast and a slow state per head. What the design's origin did in sequence (normalising
+the states after each chunk, coupling them by a batch mean) has no parallel form and made outputs depend on chunk
+borders and batch mates. Here keys have norm 1 and writes are below 1, which bounds the states; every coupling is a 2x2
+matrix that depends on the token only; and reads may be normalised per head.
 """
 
 from __future__ import annotations
@@ -19,13 +19,8 @@ from transformers import initialization as init
 from .configuration_deltanet import HfdDeltaNetConfig
 from .mixers_deltanet import MixerBase, NeutralLinear, upcast
 from .ops_conv import dynamic_conv, short_conv
-import importlib  # TEMPORARY until the ops land
-
-try:
-    delta_rule_chunk = importlib.import_module(__package__ + ".ops_deltanet").delta_rule_chunk
-    two_timescale_chunk = importlib.import_module(__package__ + ".ops_timescales").two_timescale_chunk
-except ImportError:
-    delta_rule_chunk = two_timescale_chunk = None
+from .ops_deltanet import delta_rule_chunk
+from .ops_timescales import two_timescale_chunk
 
 
 class StreamState(NamedTuple):
@@ -80,7 +75,7 @@ class ResonanceFlux(nn.Module):
 
 
 class Timescales(nn.Module):
-    """Everything per token and head that drives a fast and a slow state: decays, split of the write, exchange, read mix.
+    """What drives a fast and a slow state per token and head: decays, split of the write, exchange, read mix.
 
     Args:
         config: The encoder's configuration.
@@ -135,9 +130,9 @@ class Timescales(nn.Module):
     def coupling(self, psi: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """The exchange between the states, `(B, T, H, 2, 2)` with rows that sum to 1; the identity at padding.
 
-        Before a write the fast state takes the share `c psi` from the slow one and the slow state `c (1 - psi)` from the
-        fast one, with `c < 1/2` learned per head: rows that sum to 1 keep the states bounded, `c < 1` keeps the matrix
-        invertible. Entry `[to, from]`, fast first.
+        Before a write the fast state takes the share `c psi` from the slow one and the slow state `c (1 - psi)` from
+        the fast one, with `c < 1/2` learned per head: rows that sum to 1 keep the states bounded, `c < 1` keeps the
+        matrix invertible. Entry `[to, from]`, fast first.
         """
         if self.exchange is None:
             return None
@@ -161,8 +156,8 @@ class DeltaMixer(MixerBase):
     r"""The delta rule as a token mixer, causal or bidirectional, with one memory or a fast and a slow one.
 
     With keys and queries of norm 1, one memory: :math:`S_t = S_{t-1} + \beta_t k_t (v_t - S_{t-1}^T k_t)^T`,
-    :math:`o_t = S_t^T q_t`. `delta_flip` averages this with a second pass from the end that reads strictly later tokens;
-    `delta_split` lets the second half of the heads run from the end.
+    :math:`o_t = S_t^T q_t`. `delta_flip` averages this with a second pass from the end that reads strictly later
+    tokens; `delta_split` lets the second half of the heads run from the end.
 
     Args:
         config: The encoder's configuration.
@@ -250,7 +245,7 @@ class DeltaMixer(MixerBase):
         memory: tuple[torch.Tensor, ...] | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Writes and reads all tokens `(B, T, H, D)`; returns the answers of the same shape and the final states."""
-        q, k, v = functional.normalize(upcast(q), dim=-1), functional.normalize(upcast(k), dim=-1), upcast(v)
+        q, k = (functional.normalize(upcast(x), dim=-1).to(v.dtype) for x in (q, k))
         beta = self.write_strength(hidden, attention_mask)
         if self.timescales is None:
             initial = None if memory is None else memory[0]
@@ -271,6 +266,7 @@ class DeltaMixer(MixerBase):
             coupling=None if coupling is None else self._directions(coupling)[0],
             joint=self.config.memory == "joint_residual",
             initial_state=memory,
+            chunk_size=max(1, self.config.chunk_size // 2),
         )
         return self.timescales.read(self._undirected(fast), self._undirected(slow), psi), states
 

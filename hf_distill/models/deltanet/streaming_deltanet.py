@@ -2,9 +2,9 @@
 
 Causal recurrence: the chunks run once through all layers, each layer hands its state (and the last inputs of its
 convolutions) to the next chunk. Ridge: a layer's memory needs sums over the whole text before anybody can read it, so
-layer by layer the chunks are recomputed from the ids through the layers below, whose memories are already solved; `L`
-layers cost `L (L + 1) / 2 + L` passes instead of `L`. Convolutions see past the border of a chunk, so there a chunk is read with
-as many extra tokens on each side as all layers together can reach; only the inner tokens count.
+layer by layer the chunks are recomputed from the ids through the layers below, whose memories are already solved: `L`
+layers cost about `L (L + 1) / 2` layer passes instead of `L`. Convolutions see past the border of a chunk, so there a
+chunk is read with as many extra tokens on each side as all layers together can reach; only the inner tokens count.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def embed_document(model: nn.Module, input_ids: torch.Tensor, chunk_size: int = 
         `(1, hidden_size)`.
 
     Raises:
-        ValueError: If the input is not one non-empty text, the model is in training mode, its mixer cannot stream, or the
-            text is longer than the position table.
+        ValueError: If the input is not one non-empty text, the model is in training mode, its mixer cannot stream, or
+            the text is longer than the position table.
     """
     if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] == 0:
         raise ValueError(f"`input_ids` must hold one text, (1, T) with T > 0, got {tuple(input_ids.shape)}.")

@@ -1,8 +1,8 @@
 """Weights of a BERT-like teacher into the DeltaNet encoder: which architectures, which names, which layers.
 
-BERT, RoBERTa, XLM-RoBERTa, CamemBERT and MPNet differ in the names of the attention's projections, in the offset of the
-position table and in the token types; everything else is a copy. MPNet's relative position bias has no counterpart in a
-linear mixer and is left behind.
+BERT, RoBERTa, XLM-RoBERTa, CamemBERT and MPNet differ in the names of the attention's projections, in the offset of
+the position table and in the token types; everything else is a copy. MPNet's relative position bias has no counterpart
+in a linear mixer and is left behind.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def copy_teacher(student: nn.Module, teacher: PreTrainedModel) -> None:
 def _answer_size(norm: nn.LayerNorm, value: nn.Linear, heads: int) -> torch.Tensor:
     """Start `(H, 1)` of the per-head norm: about the size of what the teacher's heads put out.
 
-    Values of inputs that left `norm` have a known size if its channels are independent; attention averages over tokens,
-    which leaves roughly a fifth of it (a norm that started at 1 would drown the residual stream).
+    Values of inputs that left `norm` have a known size if its channels are independent; attention averages over
+    tokens, which leaves roughly a fifth of it (a norm that started at 1 would drown the residual stream).
     """
     offset = value.bias + value.weight @ norm.bias
     energy = value.weight.square() @ norm.weight.square() + offset.square()

@@ -19,7 +19,13 @@ VARIANTS = {
     "causal_two_decay": {"mixer": "delta_causal", "memory": "two_decay", "use_flux": True, "use_coupling": True},
     "causal_joint": {"mixer": "delta_causal", "memory": "joint_residual", "use_flux": True, "conv_size": 2},
     "flip": {"mixer": "delta_flip", "use_head_norm": True, "use_output_gate": True},
-    "flip_joint": {"mixer": "delta_flip", "memory": "joint_residual", "use_flux": True, "conv_size": 3},
+    "flip_joint": {
+        "mixer": "delta_flip",
+        "memory": "joint_residual",
+        "use_flux": True,
+        "use_coupling": True,
+        "conv_size": 3,
+    },
     "flip_two_decay": {"mixer": "delta_flip", "memory": "two_decay", "use_coupling": True},
     "split": {"mixer": "delta_split", "local_size": 3, "use_output_gate": True},
     "split_joint": {"mixer": "delta_split", "memory": "joint_residual", "decay_spacing": "log"},
@@ -30,7 +36,7 @@ VARIANTS = {
 def tiny_config() -> Callable[..., HfdDeltaNetConfig]:
     """Makes two-layer, 16-wide configurations."""
 
-    def tiny_config(**fields: Any) -> HfdDeltaNetConfig:  # noqa: ANN401
+    def tiny_config(**fields: Any) -> HfdDeltaNetConfig:
         sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
         more = {"intermediate_size": 24, "max_position_embeddings": 64, "state_dropout": 0.0, "ridge_lambda_init": 0.3}
         return HfdDeltaNetConfig(**(sizes | more | fields))
@@ -42,7 +48,7 @@ def tiny_config() -> Callable[..., HfdDeltaNetConfig]:
 def build(tiny_config: Callable[..., HfdDeltaNetConfig]) -> Callable[..., HfdDeltaNetModel]:
     """Builds a tiny student in evaluation mode whose parameters are all away from their neutral start."""
 
-    def build(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any) -> HfdDeltaNetModel:  # noqa: ANN401
+    def build(seed: int = 0, dtype: torch.dtype = torch.float64, **fields: Any) -> HfdDeltaNetModel:
         torch.manual_seed(seed)
         model = HfdDeltaNetModel(tiny_config(**fields)).to(dtype)
         with torch.no_grad():

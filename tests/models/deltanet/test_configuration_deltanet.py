@@ -31,7 +31,7 @@ def test_defaults_describe_minilm_with_a_ridge_mixer() -> None:
     [
         ({"memory": "two_decay"}, "delta mixers"),
         ({"mixer": "delta_flip", "use_flux": True}, "memory='two_decay'"),
-        ({"mixer": "delta_flip", "memory": "joint_residual", "use_coupling": True}, "memory='two_decay'"),
+        ({"mixer": "delta_flip", "use_coupling": True}, "memory='two_decay'"),
         ({"mixer": "delta_flip", "beta_activation": "exp"}, "sigmoid"),
         ({"mixer": "delta_split", "hidden_size": 33, "num_attention_heads": 3}, "delta_flip"),
         ({"hidden_size": 100}, "number of heads"),

@@ -19,7 +19,7 @@ Build = Callable[..., HfdDeltaNetModel]
 def fresh_mixer(tiny_config: Callable[..., HfdDeltaNetConfig]) -> Callable[..., MixerBase]:
     """Builds the first mixer of a newly initialised model."""
 
-    def fresh_mixer(**fields: Any) -> MixerBase:  # noqa: ANN401
+    def fresh_mixer(**fields: Any) -> MixerBase:
         torch.manual_seed(0)
         return HfdDeltaNetModel(tiny_config(initializer_range=0.5, **fields)).double().eval().layers[0].mixer
 

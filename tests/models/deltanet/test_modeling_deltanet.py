@@ -75,6 +75,9 @@ def test_padding_and_batch_mates_change_nothing(build: Build, variant: dict[str,
             assert layer.isfinite().all()
             for row, places in enumerate(layouts.values()):
                 torch.testing.assert_close(layer[batch.index(row), places], expected[0], atol=1e-6, rtol=1e-5)
+    for row, places in enumerate(layouts.values()):
+        by_itself = model(ids[row : row + 1], mask[row : row + 1]).last_hidden_state
+        torch.testing.assert_close(by_itself[0, places], alone[-1][0], atol=1e-6, rtol=1e-5)
 
 
 def test_gradients_ignore_padding(build: Build, variant: dict[str, Any]) -> None:
@@ -96,7 +99,7 @@ def test_gradients_ignore_padding(build: Build, variant: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("memory", ["single", "two_decay", "joint_residual"])
 def test_causal_mixer_never_sees_later_tokens(build: Build, memory: str) -> None:
-    more = {} if memory == "single" else {"use_flux": True, "use_coupling": memory == "two_decay"}
+    more = {} if memory == "single" else {"use_flux": True, "use_coupling": True}
     model = build(mixer="delta_causal", memory=memory, conv_size=4, local_size=3, **more)
     ids = _ids(1, 40)
     before = model(ids, torch.ones_like(ids)).last_hidden_state
@@ -215,7 +218,7 @@ def test_positions_may_be_given(build: Build) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_flags_are_harmless(build: Build, attention: str, tmp_path: Any) -> None:  # noqa: ANN401
+def test_attention_flags_are_harmless(build: Build, attention: str, tmp_path: Any) -> None:
     model = build(dtype=torch.float32)
     model.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path, attn_implementation=attention)
@@ -223,6 +226,17 @@ def test_attention_flags_are_harmless(build: Build, attention: str, tmp_path: An
     torch.testing.assert_close(
         again(_ids(1, 8)).last_hidden_state, model(_ids(1, 8)).last_hidden_state, rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("memory", ["single", "two_decay", "joint_residual"])
+def test_states_stay_bounded_over_a_long_text(build: Build, memory: str) -> None:
+    more = {} if memory == "single" else {"use_flux": True, "use_coupling": True}
+    model = build(mixer="delta_causal", memory=memory, position_embedding_type="none", dtype=torch.float32, **more)
+    layer = model.layers[0]
+    hidden = layer.output_norm(torch.randn(1, 1500, 16))
+    values = layer.mixer.value(hidden).abs().max()
+    _, states = layer.mixer.mix(hidden)
+    assert all(state.abs().max() < 10 * values for state in states)
 
 
 @pytest.mark.parametrize("memory", ["two_decay", "joint_residual"])

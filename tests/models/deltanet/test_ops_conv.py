@@ -59,7 +59,9 @@ def test_causal_reads_no_later_token_and_centered_reads_one() -> None:
     changed = x.clone()
     changed[:, 6] += 1.0
     for causal, first, last in ((True, 6, 9), (False, 5, 8)):
-        moved = (short_conv(changed, weight, None, causal) - short_conv(x, weight, None, causal)).abs().amax((0, 2)) > 0
+        moved = (short_conv(changed, weight, None, causal) - short_conv(x, weight, None, causal)).abs().amax(
+            (0, 2)
+        ) > 0
         assert moved.nonzero().flatten().tolist() == list(range(first, last + 1))
 
 

@@ -45,7 +45,9 @@ def _values_and_grads(op, tensors: list[torch.Tensor], center: bool) -> list[tor
 
 
 def _check_equal(tensors: list[torch.Tensor], center: bool) -> None:
-    real = tensors[3] > 0  # a pad's beta is a constant 0: the reference never sees the token, so compare real ones only
+    real = (
+        tensors[3] > 0
+    )  # a pad's beta is a constant 0: the reference never sees the token, so compare real ones only
     fast, naive = (_values_and_grads(op, tensors, center) for op in (ridge_mix, ridge_naive))
     fast[4], naive[4] = fast[4][real], naive[4][real]
     for actual, expected in zip(fast, naive, strict=True):
@@ -103,7 +105,9 @@ def test_merging_is_bit_exact_where_arithmetic_is() -> None:
     k, v = torch.randint(-4, 5, (2, 2, 101, 3, 5), generator=generator).double().unbind()
     beta = torch.randint(0, 3, (2, 101, 3), generator=generator).double()
     full = ridge_sums(k, v, beta)
-    merged = merge_ridge_sums(ridge_sums(k[:, 37:], v[:, 37:], beta[:, 37:]), ridge_sums(k[:, :37], v[:, :37], beta[:, :37]))
+    merged = merge_ridge_sums(
+        ridge_sums(k[:, 37:], v[:, 37:], beta[:, 37:]), ridge_sums(k[:, :37], v[:, :37], beta[:, :37])
+    )
     assert all(torch.equal(a, b) for a, b in zip(full, merged, strict=True))
     assert torch.equal(full.gram, torch.einsum("bthd,bth,bthe->bhde", k, beta, k))
     assert torch.equal(full.cross, torch.einsum("bthd,bth,bthe->bhde", k, beta, v))
@@ -166,7 +170,9 @@ def test_rows_do_not_depend_on_their_batch_mates() -> None:
     q, k, v, beta, lam = (x.float() for x in _inputs(33, batch=4))
     out = ridge_mix(q, k, v, beta, lam)
     order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(ridge_mix(q[order], k[order], v[order], beta[order], lam), out[order], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        ridge_mix(q[order], k[order], v[order], beta[order], lam), out[order], atol=1e-6, rtol=1e-6
+    )
     torch.testing.assert_close(ridge_mix(q[1:2], k[1:2], v[1:2], beta[1:2], lam), out[1:2], atol=1e-6, rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""`embed_document` equals the full forward pass, for any chunk size, with activations that do not grow with the text."""
+"""`embed_document` equals the full forward pass, at any chunk size, with activations that do not grow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Largest(TorchDispatchMode):
         super().__init__()
         self.elements = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:  # noqa: ANN401
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for x in out if isinstance(out, tuple | list) else (out,):
             if isinstance(x, torch.Tensor):

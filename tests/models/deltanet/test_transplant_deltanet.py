@@ -40,7 +40,7 @@ TEACHERS = {
 }
 
 
-def _teacher(name: str, **fields: Any) -> tuple[PreTrainedModel, int]:  # noqa: ANN401
+def _teacher(name: str, **fields: Any) -> tuple[PreTrainedModel, int]:
     torch.manual_seed(0)
     model_class, config_class, offset = TEACHERS[name]
     model = model_class(config_class(**(SIZES | fields)))

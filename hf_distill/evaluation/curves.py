@@ -1,0 +1,179 @@
+"""The picture of a run: its loss terms and its validation scores over the steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("The curves need matplotlib. Install the extra: pip install 'hf_distill[plot]'") from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+_BUCKET_LABELS = {"1_32": "1–32 tokens", "33_128": "33–128 tokens", "129_256": "129–256 tokens"}
+
+
+def series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one logged quantity.
+
+    Args:
+        log_history (`Sequence[Mapping]`): the trainer's log.
+        key (`str`): what to read, `"loss/cosine"` for instance.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: steps and values; of a step that was logged twice (a resumed run) the last.
+    """
+    points = {entry["step"]: entry[key] for entry in log_history if key in entry and "step" in entry}
+    steps = sorted(points)
+    return np.array(steps), np.array([points[step] for step in steps], dtype=float)
+
+
+def plot_curves(
+    log_history: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    title: str = "",
+    reference: Mapping[str, Mapping[str, float]] | None = None,
+    selected_step: int | None = None,
+) -> Path:
+    """Draw loss terms, validation similarity and fidelity per length bucket, side by side, as a PNG.
+
+    Args:
+        log_history (`Sequence[Mapping]`): the trainer's log, `read_log_history(run)`.
+        path (`str` or `Path`): the PNG; written atomically.
+        title (`str`, *optional*): of the figure.
+        reference (`Mapping`, *optional*): horizontal lines, label to metrics:
+            `{"teacher": {"stsb_spearman": 0.867}, "untrained": {"stsb_spearman": 0.41}}`.
+        selected_step (`int`, *optional*): step of the chosen checkpoint, marked in every panel of scores.
+
+    Returns:
+        `Path`: the PNG.
+
+    Raises:
+        ValueError: the log holds neither a loss nor a score.
+    """
+    keys = sorted({key for entry in log_history for key in entry})
+    terms = [key for key in keys if key.startswith("loss/")]
+    losses = (["loss"] if "loss" in keys and len(terms) != 1 else []) + terms
+    similarity = [key for key in keys if key.startswith("eval_") and key.endswith("_spearman")]
+    fidelity = [key for key in keys if key.startswith("eval_") and _bucket(key) is not None]
+    cosines = [key for key in fidelity if "_cosine_" in key] or fidelity  # pair_rho where there is no cosine
+    panels = [
+        (draw, chosen)
+        for draw, chosen in ((_draw_losses, losses), (_draw_similarity, similarity), (_draw_fidelity, cosines))
+        if chosen
+    ]
+    if not panels:
+        raise ValueError("The log holds no loss and no score: set logging_steps and eval_steps, or skip the curves.")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6 * len(panels), 3.7), dpi=160, layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (draw, chosen) in zip(axes, panels, strict=True):
+            draw(axis, log_history, chosen, reference or {}, selected_step)
+            axis.set_xlabel("optimiser step")
+            axis.margins(x=0.02)
+        if title:
+            figure.suptitle(title, fontsize=12)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+        figure.savefig(temporary, facecolor="white")
+        os.replace(temporary, path)
+    return path
+
+
+def _bucket(key: str) -> str | None:
+    """Find the length bucket that a metric is of."""
+    return next(
+        (bucket for bucket in _BUCKET_LABELS if key.endswith(("cosine_" + bucket, "pair_rho_" + bucket))), None
+    )
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Average over a window of a twentieth of the run, centred, so that the ends keep their place."""
+    width = max(1, len(values) // 20) | 1
+    padded = np.pad(values, width // 2, mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def _draw_losses(axis: Axes, log: Sequence[Mapping[str, Any]], keys: list[str], *_: Any) -> None:
+    """Draw the terms: what was logged faintly, its moving average on top, on a logarithmic scale if all are positive."""
+    positive = True
+    for colour, key in zip(_COLOURS * 2, keys, strict=False):
+        steps, values = series(log, key)
+        positive &= bool((values > 0).all())
+        label = "weighted sum" if key == "loss" else key.removeprefix("loss/").replace("_", " ")
+        if len(values) > 20:
+            axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
+        axis.plot(steps, _smoothed(values), color=colour, linewidth=1.6, label=label)
+    if positive:
+        axis.set_yscale("log")
+    axis.set_title("Training loss")
+    axis.set_ylabel("loss (log scale)" if positive else "loss")
+    axis.legend(ncols=2 if len(keys) > 4 else 1)
+
+
+def _draw_similarity(
+    axis: Axes,
+    log: Sequence[Mapping[str, Any]],
+    keys: list[str],
+    reference: Mapping[str, Mapping[str, float]],
+    selected_step: int | None,
+) -> None:
+    """Draw validation Spearman with the reference models as horizontal lines."""
+    for colour, key in zip(_COLOURS, keys, strict=False):
+        steps, values = series(log, key)
+        axis.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label="student")
+        _mark_selected(axis, steps, values, selected_step, colour)
+    name = keys[0].removeprefix("eval_")
+    lines = {label: metrics[name] for label, metrics in reference.items() if name in metrics}
+    for style, (label, value) in zip(("--", ":", "-.", (0, (1, 4))), lines.items(), strict=False):
+        axis.axhline(value, color="#333333", linestyle=style, linewidth=1.2, label=f"{label} {value:.4f}")
+    axis.set_title("STS-B validation" if name.startswith("stsb") else name.removesuffix("_spearman"))
+    axis.set_ylabel("Spearman correlation")
+    axis.legend(loc="best")
+
+
+def _draw_fidelity(
+    axis: Axes, log: Sequence[Mapping[str, Any]], keys: list[str], _: Any, selected_step: int | None
+) -> None:
+    """Draw the agreement with the teacher per length bucket."""
+    ordered = sorted(keys, key=lambda key: list(_BUCKET_LABELS).index(_bucket(key) or ""))
+    for colour, key in zip(_COLOURS, ordered, strict=False):
+        steps, values = series(log, key)
+        axis.plot(steps, values, color=colour, marker="o", markersize=3.5, label=_BUCKET_LABELS[_bucket(key) or ""])
+        _mark_selected(axis, steps, values, selected_step, colour)
+    cosine = "_cosine_" in ordered[0]
+    axis.set_title("Held-out text, by length")
+    axis.set_ylabel("cosine to the teacher" if cosine else "rank correlation with the teacher's similarities")
+    axis.legend(loc="best")
+
+
+def _mark_selected(axis: Axes, steps: np.ndarray, values: np.ndarray, selected: int | None, colour: str) -> None:
+    """Put a star on the chosen checkpoint."""
+    found = np.flatnonzero(steps == selected) if selected is not None else []
+    if len(found):
+        axis.plot(
+            steps[found], values[found], marker="*", markersize=14, color=colour, markeredgecolor="white", zorder=5
+        )

@@ -1,0 +1,173 @@
+"""Size, throughput and latency of a student beside its teacher, on hardware that is named.
+
+Throughput is measured interleaved: in every round each model encodes the same texts, and the median over the rounds
+counts, so that a busy machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hf_distill.evaluation.encode import count_tokens, encode_sorted
+from hf_distill.hardware import detect_hardware
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_LATENCY_TEXTS = 50
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a model is.
+
+    Args:
+        parameters (`int`): number of parameters, shared ones once.
+        mb_fp32 (`float`): megabytes (10^6 bytes) of the weights in float32.
+        mb_int8 (`float`): megabytes with matrices in int8, one float32 scale a row; the rest in float32.
+    """
+
+    parameters: int
+    mb_fp32: float
+    mb_int8: float
+
+
+@dataclass(frozen=True)
+class ModelSpeed:
+    """How fast a model is.
+
+    Args:
+        texts_per_second (`float`): median over the rounds.
+        tokens_per_second (`float`): tokens of its own tokenizer, padding not counted.
+        latency_p50_ms (`float`): median time of encoding one text.
+        latency_p95_ms (`float`): 95th percentile of the same.
+        hardware (`str`): the device and the number of threads.
+        dtype (`str`): precision asked of `encode_sorted`.
+    """
+
+    texts_per_second: float
+    tokens_per_second: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    hardware: str
+    dtype: str
+
+
+def model_size(model: torch.nn.Module) -> ModelSize:
+    """Measure the size of a model's weights.
+
+    Args:
+        model (`torch.nn.Module`): any module.
+
+    Returns:
+        `ModelSize`: parameters and megabytes.
+    """
+    int8 = total = 0
+    for weight in model.parameters():
+        total += weight.numel()
+        matrix = weight.dim() > 1
+        int8 += weight.numel() + 4 * weight.shape[0] if matrix else 4 * weight.numel()
+    return ModelSize(parameters=total, mb_fp32=4 * total / 1e6, mb_int8=int8 / 1e6)
+
+
+def int8_copy(model: SentenceTransformer) -> SentenceTransformer:
+    """Copy a model with its matrices rounded to int8, so that the quality at `ModelSize.mb_int8` can be scored.
+
+    Each row is scaled symmetrically so that its largest magnitude becomes 127; the copy holds the rounded values in
+    float32 and runs as before.
+
+    Args:
+        model (`SentenceTransformer`): the model; it is left as it is.
+
+    Returns:
+        `SentenceTransformer`: the rounded copy.
+    """
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in rounded.parameters():
+            if weight.dim() > 1:
+                rows = weight.flatten(1)
+                scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+                weight.copy_((torch.round(rows / scale) * scale).view_as(weight))
+    return rounded
+
+
+def hardware_name(device: torch.device | str = "cpu") -> str:
+    """Name the device that figures are measured on.
+
+    Args:
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): the device.
+
+    Returns:
+        `str`: the GPU's name, or the processor's name with the number of threads torch uses.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type} ({platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"{detect_hardware().cpu_model}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def measure_speed(
+    models: Mapping[str, SentenceTransformer],
+    texts: Sequence[str],
+    rounds: int = 5,
+    dtype: str = "auto",
+) -> dict[str, ModelSpeed]:
+    """Measure models against each other on the same texts, one after the other in every round.
+
+    Args:
+        models (`Mapping[str, SentenceTransformer]`): name to model, `"teacher"` and `"student"` for instance.
+        texts (`Sequence[str]`): texts of the lengths that matter; duplicates are encoded once, so give distinct ones.
+        rounds (`int`, *optional*, defaults to 5): timed rounds, after one that is not.
+        dtype (`str`, *optional*, defaults to `"auto"`): precision, see `encode_sorted`.
+
+    Returns:
+        `dict[str, ModelSpeed]`: the speed of each model. Latency is of the first 50 texts, one at a time.
+
+    Raises:
+        ValueError: no texts, or fewer than one round.
+    """
+    texts = list(dict.fromkeys(texts))
+    if not texts or rounds < 1:
+        raise ValueError(
+            f"Speed needs texts and at least one round; {len(texts)} texts and {rounds} rounds were given."
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    latencies: dict[str, list[float]] = {name: [] for name in models}
+    for round_number in range(rounds + 1):
+        for name, model in models.items():
+            duration = _time(model, texts, dtype)
+            if round_number:  # the first round warms up
+                seconds[name].append(duration)
+    for text in texts[:_LATENCY_TEXTS]:
+        for name, model in models.items():
+            latencies[name].append(1e3 * _time(model, [text], dtype))
+    result = {}
+    for name, model in models.items():
+        limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None
+        tokens = int(count_tokens(model.tokenizer, texts, limit).sum())
+        median = float(np.median(seconds[name]))
+        p50, p95 = np.percentile(latencies[name], [50, 95])
+        hardware = hardware_name(model.device)
+        result[name] = ModelSpeed(len(texts) / median, tokens / median, float(p50), float(p95), hardware, dtype)
+    return result
+
+
+def _time(model: SentenceTransformer, texts: Sequence[str], dtype: str) -> float:
+    """Time one call in seconds, until the device has finished."""
+    start = time.perf_counter()
+    encode_sorted(model, texts, dtype=dtype)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter() - start

@@ -1,0 +1,295 @@
+"""The stages of an embedding distillation run, as the recipe strings them together; each can be run again and goes on.
+
+Folder of a run: `recipe.json` (what was asked), `teacher_cache/`, `alignment/` (stage 1), `checkpoint-*` (stage 2),
+`control/` (the random-init control), `model/` (the result).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from datasets import Dataset
+from safetensors.torch import load_model, save_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator, SequentialEvaluator
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from hf_distill.data.overlap import OverlapReport, remove_overlap
+from hf_distill.data.sources import load_mix
+from hf_distill.data.stsb import load_stsb
+from hf_distill.teachers.cached import TeacherCache
+from hf_distill.teachers.live import LiveTeacher
+from hf_distill.teachers.projection import project_cache
+from hf_distill.teachers.writer import write_cache
+from hf_distill.trainers.alignment import MixerAlignmentTrainer
+from hf_distill.trainers.alignment_config import MixerAlignmentConfig
+from hf_distill.trainers.embedding import EmbeddingDistillTrainer
+from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.students import STUDENTS, build_student
+
+logger = logging.get_logger(__name__)
+
+RECIPE_FILE = "recipe.json"
+_ALIGNED = Path("alignment") / "aligned.safetensors"
+
+
+@dataclass
+class EmbeddingRecipe:
+    """Who teaches whom, on which text, and how long each stage lasts."""
+
+    teacher: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Teacher: an id on the Hub, or a folder."}
+    )
+    teacher_revision: str | None = field(default=None, metadata={"help": "Revision of the teacher on the Hub."})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Model whose weights and tokenizer the student takes. Default: the teacher."}
+    )
+    student: str = field(default="deltanet", metadata={"help": "deltanet, layers or static."})
+    student_config: dict | str | None = field(
+        default=None, metadata={"help": 'Fields of HfdDeltaNetConfig, such as {"mixer": "delta_flip"}.'}
+    )
+    num_layers: int | None = field(default=None, metadata={"help": "Layers of the student. Default: all of them."})
+    static_dim: int = field(default=256, metadata={"help": "Width of a static student."})
+    init: str = field(default="teacher", metadata={"help": "teacher: copy its weights; random: the control."})
+    sources: dict | str | None = field(
+        default=None, metadata={"help": 'Text sources by weight, such as {"wordnet_topics": 3, "docstrings": 1}.'}
+    )
+    num_texts: int = field(default=60_000, metadata={"help": "Training texts at most."})
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Teacher caches. Default: OUTPUT_DIR/teacher_cache."}
+    )
+    align_minutes: float = field(default=4.0, metadata={"help": "Stage 1 (deltanet students only); 0 leaves it out."})
+    align_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of stage 1."})
+    align_token_budget: int = field(default=4096, metadata={"help": "Padded tokens of a batch in stage 1."})
+    control_minutes: float = field(default=1.0, metadata={"help": "Run from random weights; 0 leaves it out."})
+    tasks: list[str] = field(
+        default_factory=lambda: ["stsbenchmark", "retrieval", "lexnames", "modules"],
+        metadata={"help": "mteb tasks of the final report."},
+    )
+    fresh: bool = field(default=False, metadata={"help": "Start anew where OUTPUT_DIR holds another run."})
+
+    def __post_init__(self) -> None:
+        for name in ("student_config", "sources"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f'{name} must be JSON such as {{"a": 1}}, but is {value!r}.') from error
+        self.sources = self.sources or {"wordnet_topics": 3.0, "docstrings": 1.0}
+        if self.student not in STUDENTS:
+            raise ValueError(f"student must be one of {', '.join(STUDENTS)}, but is {self.student!r}.")
+        for name in ("align_minutes", "control_minutes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give minutes, or 0 to leave the stage out.")
+
+    @property
+    def wants_alignment(self) -> bool:
+        """Whether there is a stage 1: only a DeltaNet with its teacher's weights has something to align."""
+        return self.student == "deltanet" and self.init == "teacher" and self.align_minutes > 0
+
+
+def open_run(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Path:
+    """Creates the run's folder, or checks that the one that is there belongs to the same recipe.
+
+    Args:
+        recipe: What is asked now.
+        args: Training arguments; `output_dir` is the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If it holds a run of another recipe; the message names the first field that differs.
+    """
+    folder = Path(args.output_dir)
+    asked = {key: value for key, value in asdict(recipe).items() if key not in ("fresh", "cache_dir", "tasks")}
+    asked |= {"training": {**args.weights_at(0), "seed": args.seed, "learning_rate": args.learning_rate}}
+    asked = json.loads(json.dumps(asked))
+    file = folder / RECIPE_FILE
+    if recipe.fresh and folder.is_dir():
+        for old in [*folder.glob("checkpoint-*"), folder / "alignment", folder / "control"]:
+            shutil.rmtree(old, ignore_errors=True)
+    elif file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        changed = [key for key in asked if asked[key] != found.get(key)]
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"{folder} holds a run with {key}={found.get(key)!r}, but now {key}={asked[key]!r}. Choose another "
+                "--output_dir, or give --fresh to start anew there."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def load_texts(recipe: EmbeddingRecipe, seed: int) -> tuple[Dataset, OverlapReport]:
+    """The mixed training texts without any that overlap with STS-B's validation or test sentences.
+
+    Args:
+        recipe: Sources and number of texts.
+        seed: Of the mix.
+
+    Returns:
+        The data set and what was removed from it.
+    """
+    dataset = load_mix(recipe.sources, recipe.num_texts, seed=seed)
+    evaluation = [
+        text
+        for split in ("validation", "test")
+        for name in ("sentence1", "sentence2")
+        for text in load_stsb(split)[name]
+    ]
+    return remove_overlap(dataset, dataset.column_names, evaluation)
+
+
+def new_student(
+    recipe: EmbeddingRecipe, source: SentenceTransformer, seed: int, init: str | None = None
+) -> SentenceTransformer:
+    """The recipe's student before any step.
+
+    Args:
+        recipe: Kind, size and start of the student.
+        source: Whose weights and tokenizer it takes.
+        seed: Of random weights.
+        init: Another start than the recipe's: `"random"` for the control.
+
+    Returns:
+        The student.
+    """
+    return build_student(
+        recipe.student,
+        source,
+        init=init or recipe.init,
+        num_layers=recipe.num_layers,
+        static_dim=recipe.static_dim,
+        seed=seed,
+        **(recipe.student_config or {}),
+    )
+
+
+def cache_teacher(
+    teacher: LiveTeacher, dataset: Dataset, folder: str | Path, student: SentenceTransformer
+) -> TeacherCache:
+    """The teacher's embeddings of every text, projected by PCA if the student is narrower.
+
+    Args:
+        teacher: Who embeds.
+        dataset: Texts, or pairs of texts.
+        folder: Of the caches; texts that are there already are not embedded again.
+        student: Its width counts.
+
+    Returns:
+        The cache.
+    """
+    texts = list(dict.fromkeys(text for column in dataset.column_names for text in dataset[column]))
+    cache = write_cache(texts, teacher, folder, overwrite=True)
+    width = student.get_embedding_dimension()
+    return cache if cache.dim <= width else project_cache(cache, width)
+
+
+def align(
+    student: SentenceTransformer,
+    recipe: EmbeddingRecipe,
+    args: EmbeddingDistillConfig,
+    teacher: LiveTeacher,
+    dataset: Dataset,
+) -> None:
+    """Stage 1, in place: every mixer imitates the attention it stands for, all layers at once.
+
+    Args:
+        student: A DeltaNet student.
+        recipe: Minutes, learning rate and batch size of the stage.
+        args: Folder, seed and length limit.
+        teacher: Who is imitated: the model the student's weights come from.
+        dataset: Texts.
+    """
+    done = Path(args.output_dir) / _ALIGNED
+    encoder = student[0].auto_model
+    if done.is_file():
+        load_model(encoder, done)
+        logger.warning(f"Stage 1 is done already: {done} is taken.")
+        return
+    folder = done.parent / "run"
+    config = MixerAlignmentConfig(
+        output_dir=str(folder),
+        max_minutes=recipe.align_minutes,
+        learning_rate=recipe.align_learning_rate,
+        token_budget=recipe.align_token_budget,
+        max_length=args.max_length,
+        num_train_epochs=args.num_train_epochs,
+        seed=args.seed,
+        adam_beta2=0.98,
+        save_steps=200,
+        save_total_limit=1,
+        logging_steps=20,
+        report_to=args.report_to,
+        disable_tqdm=args.disable_tqdm,
+    )
+    trainer = MixerAlignmentTrainer(encoder, config, dataset, teacher=teacher)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    save_model(encoder, str(done))
+    shutil.rmtree(folder)
+
+
+def distil(
+    student: SentenceTransformer,
+    args: EmbeddingDistillConfig,
+    dataset: Dataset,
+    teacher: TeacherCache | LiveTeacher,
+    evaluators: list[SentenceEvaluator],
+) -> EmbeddingDistillTrainer:
+    """Stage 2: end to end, from the last checkpoint if there is one; afterwards the student is the best checkpoint.
+
+    Args:
+        student: Trained in place.
+        args: Terms and schedule.
+        dataset: Texts.
+        teacher: A cache, or live for layer-wise terms.
+        evaluators: Validation metrics.
+
+    Returns:
+        The trainer, with the history of the run.
+    """
+    trainer = EmbeddingDistillTrainer(
+        student, args, dataset, evaluator=SequentialEvaluator(evaluators), teacher=teacher
+    )
+    last = get_last_checkpoint(args.output_dir)
+    if last is not None:
+        logger.warning(f"Going on from {last}.")
+    trainer.train(resume_from_checkpoint=last)
+    return trainer
+
+
+def best_step(trainer: EmbeddingDistillTrainer) -> int:
+    """Step of the checkpoint that the trainer loaded at the end: the best one, or the last if it chose none."""
+    best = trainer.state.best_model_checkpoint
+    return trainer.state.global_step if best is None else int(best.rsplit("-", 1)[1])
+
+
+def control_args(args: EmbeddingDistillConfig, recipe: EmbeddingRecipe) -> EmbeddingDistillConfig:
+    """Arguments of the random-init control: the same as the student's, shorter, in a folder of its own."""
+    control = copy.copy(args)
+    control.output_dir = str(Path(args.output_dir) / "control")
+    control.max_minutes = recipe.control_minutes
+    control.require_gain = False
+    return control
+
+
+__all__ = [
+    "EmbeddingRecipe",
+    "align",
+    "best_step",
+    "cache_teacher",
+    "control_args",
+    "distil",
+    "load_texts",
+    "new_student",
+    "open_run",
+]

@@ -1,0 +1,135 @@
+"""Distil a sentence encoder: teacher cache, mixer alignment, training, selection on validation, one test score, report.
+
+```bash
+accelerate launch recipes/embedding_distill.py       # the default: recipes/configs/embedding/deltanet_minilm.yaml
+accelerate launch recipes/embedding_distill.py --config recipes/configs/embedding/layers3_minilm.yaml --seed 1
+```
+
+Run the same line again after a kill or Ctrl-C and it goes on from the last checkpoint. The run folder then holds `model/`
+(loads with `SentenceTransformer`), `README.md` and `results.json` with what was measured, the curves, and the cache.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from hf_distill.evaluation.results import ModelRow, Results
+    from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+    from hf_distill.trainers.embedding_stages import EmbeddingRecipe
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "embedding" / "deltanet_minilm.yaml"
+
+
+def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
+    """Runs all stages and returns what was measured."""
+    from hf_distill.data.collators import tokenize_columns
+    from hf_distill.data.stsb import load_stsb
+    from hf_distill.evaluation.report import print_report, write_report
+    from hf_distill.evaluation.results import Results, command_line
+    from hf_distill.evaluation.sts import STSEvaluator
+    from hf_distill.evaluation.suite import make_fidelity
+    from hf_distill.teachers.live import LiveTeacher, load_teacher
+    from hf_distill.trainers import embedding_stages as stages
+
+    started = time.monotonic()
+    folder = stages.open_run(recipe, args)
+
+    # ---- teacher and student ----
+    teacher = LiveTeacher(load_teacher(recipe.teacher, revision=recipe.teacher_revision))
+    source = teacher if recipe.init_from is None else LiveTeacher(load_teacher(recipe.init_from))
+    student = stages.new_student(recipe, source.model, args.seed)
+    models = {"teacher": teacher.model, "student": student}
+    models["untrained"] = stages.new_student(recipe, source.model, args.seed)
+
+    # ---- texts, without any of the evaluation's, and what the teacher says about them ----
+    dataset, overlap = stages.load_texts(recipe, args.seed)
+    if args.process_index == 0:
+        print(overlap)
+    cache = stages.cache_teacher(teacher, dataset, recipe.cache_dir or folder / "teacher_cache", student)
+    if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
+        dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
+    evaluators = [
+        STSEvaluator.from_dataset(load_stsb("validation")),
+        make_fidelity(teacher.model, "validation", "auto", 100),
+    ]
+
+    # ---- stage 1: every mixer imitates the attention it stands for ----
+    if recipe.wants_alignment:
+        stages.align(student, recipe, args, source, dataset)
+
+    # ---- stage 2: end to end; the best checkpoint by validation becomes the student ----
+    signal = teacher if "hidden" in args.active_terms() else cache
+    trainer = stages.distil(student, args, dataset, signal, evaluators)
+    notes = {"control": ""}
+
+    # ---- the control: the same from random weights, shorter ----
+    best_control = None
+    if recipe.control_minutes:
+        models["control"] = stages.new_student(recipe, source.model, args.seed, init="random")
+        control = stages.distil(models["control"], stages.control_args(args, recipe), dataset, signal, evaluators)
+        best_control = control.state.best_metric
+        notes["control"] = f"random init, {control.state.global_step} steps"
+
+    # ---- the test split, once; report ----
+    results = Results(
+        run=folder.name,
+        rows=score(models, recipe, notes),
+        selected_step=stages.best_step(trainer),
+        selected_by=args.metric_for_best_model or "",
+        command=command_line("recipes/embedding_distill.py", sys.argv[1:]),
+        seed=args.seed,
+        minutes=(time.monotonic() - started) / 60,
+        notes=[str(overlap), str(trainer.check_gain(best_control))],
+    )
+    if args.process_index == 0:
+        student.save(str(folder / "model"))
+        write_report(results, folder, trainer.state.log_history)
+        print_report(results)
+    return results
+
+
+def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, notes: dict[str, str]) -> list[ModelRow]:
+    """The table's rows: every model by the same yardsticks, in float32, with size and speed."""
+    from hf_distill.evaluation.results import ModelRow
+    from hf_distill.evaluation.suite import add_speed, evaluate_model, int8_row, make_fidelity, speed_texts
+
+    fidelity = make_fidelity(models["teacher"], "test", "float32")
+    rows = {}
+    for role, model in models.items():
+        name = recipe.teacher if role == "teacher" else recipe.student
+        metrics = {
+            "validation": evaluate_model(model, "stsb", "validation", "float32"),
+            "test": evaluate_model(model, recipe.tasks, "test", "float32", fidelity),
+        }
+        rows[role] = (ModelRow(role, name, notes.get(role, ""), metrics=metrics), model)
+    add_speed(rows, speed_texts(models["teacher"].tokenizer), rounds=3)
+    return [*(row for row, _ in rows.values()), int8_row(*rows["student"], "test")]
+
+
+def parse(arguments: list[str]) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:
+    """Reads YAML and command line; without `--config` the default recipe."""
+    from trl import TrlParser
+
+    from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+    from hf_distill.trainers.embedding_stages import EmbeddingRecipe
+
+    if not {"--config", "-h", "--help"} & set(arguments):
+        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
+    parser = TrlParser((EmbeddingRecipe, EmbeddingDistillConfig), description=__doc__)
+    return parser.parse_args_and_config(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        main(*parse(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,140 @@
+"""Score the checkpoints of a run on validation, make the best one its model, and write the report.
+
+```bash
+accelerate launch recipes/evaluate_student.py --run runs/deltanet_minilm                        # all checkpoints
+accelerate launch recipes/evaluate_student.py --run runs/deltanet_minilm --checkpoints best --tasks all --test
+```
+
+The choice is made on validation. The test split is read only with `--test`, once, for the chosen checkpoint (and the
+teacher), in float32. The run folder then holds `model/`, `results.json`, `curves.png` and `README.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from hf_distill.evaluation.results import CheckpointScore, Results
+
+
+@dataclass
+class EvaluateConfig:
+    """What to score, on which tasks, against which teacher."""
+
+    run: str = field(metadata={"help": "Folder of a training run, with its checkpoint-<step> folders."})
+    checkpoints: str = field(
+        default="all", metadata={"help": "all, best (as the trainer logged it), final, or steps such as 100,200."}
+    )
+    tasks: str = field(
+        default="stsb,fidelity,retrieval,lexnames,modules",
+        metadata={
+            "help": "Tasks of the chosen checkpoint: stsb,fidelity,stsbenchmark,retrieval,lexnames,modules or all."
+        },
+    )
+    metric: str = field(default="stsb_spearman", metadata={"help": "Validation metric that chooses the checkpoint."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Teacher: id or folder. Default: the run's recipe.json."}
+    )
+    test: bool = field(default=False, metadata={"help": "Read the test split, once, for the chosen checkpoint."})
+    speed: bool = field(default=True, metadata={"help": "Measure size and speed."})
+    dtype: str = field(default="auto", metadata={"help": "Precision on validation: auto, float32 or bfloat16."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Allow a teacher with its own code on the Hub."})
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is loaded."""
+        if "test" in self.metric.split("_"):
+            raise ValueError(
+                "The checkpoint must not be chosen on the test split: --metric names a validation metric."
+            )
+
+
+def load_run_teacher(config: EvaluateConfig) -> tuple[str, SentenceTransformer] | None:
+    """Load the teacher that is named, or that the run's recipe names; its name is shown without local folders."""
+    from hf_distill.teachers.live import load_teacher
+
+    recipe = Path(config.run) / "recipe.json"
+    name = config.teacher
+    if name is None and recipe.is_file():
+        name = json.loads(recipe.read_text(encoding="utf-8")).get("teacher")
+    if name is None:
+        return None
+    shown = "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
+    return shown, load_teacher(name, trust_remote_code=config.trust_remote_code)
+
+
+def select(config: EvaluateConfig, teacher: tuple[str, SentenceTransformer] | None) -> list[CheckpointScore]:
+    """Score the checkpoints on validation and make the best one the run's model; the best comes first."""
+    from hf_distill.evaluation import suite
+    from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint, publish_checkpoint
+    from hf_distill.evaluation.results import CheckpointScore
+
+    task, checkpoints, scores = suite.task_of(config.metric), choose_checkpoints(config.run, config.checkpoints), []
+    fidelity = suite.make_fidelity(teacher[1], "validation", config.dtype) if teacher and task == "fidelity" else None
+    for checkpoint in checkpoints:
+        metrics = suite.evaluate_model(load_checkpoint(checkpoint.path), [task], "validation", config.dtype, fidelity)
+        if config.metric not in metrics:
+            raise ValueError(f"There is no metric {config.metric!r}; the task {task} has {', '.join(metrics)}.")
+        scores.append(CheckpointScore(checkpoint.step, metrics))
+    scores.sort(key=lambda score: -score.metrics[config.metric])
+    best = next(checkpoint for checkpoint in checkpoints if checkpoint.step == scores[0].step)
+    publish_checkpoint(best, Path(config.run) / MODEL_FOLDER)
+    return scores
+
+
+def score(config: EvaluateConfig) -> Results:
+    """Choose the model on validation, then score it and the teacher in full."""
+    from hf_distill.evaluation import suite
+    from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint
+    from hf_distill.evaluation.results import RESULTS_FILE, Results, command_line
+    from hf_distill.evaluation.score_cache import ScoreCache
+
+    tasks, run = suite.parse_tasks(config.tasks), Path(config.run)
+    choose_checkpoints(run, config.checkpoints)  # what is wrong with the run is said before a teacher is loaded
+    teacher = load_run_teacher(config)
+    if teacher is None and "fidelity" in (*tasks, suite.task_of(config.metric)):
+        raise ValueError("The task fidelity needs --teacher: the run's recipe.json names none. Or leave fidelity out.")
+    scores = select(config, teacher)
+    student = load_checkpoint(run / MODEL_FOLDER)
+    models = ({"teacher": teacher} if teacher else {}) | {"student": (run.resolve().name, student)}
+    splits = ["validation", "test"] if config.test else ["validation"]
+    rows = suite.score_models(models, tasks, splits, config.dtype, ScoreCache(run / "scores"))
+    if config.speed:
+        suite.add_speed(rows, models)
+    rows["student_int8"] = suite.int8_row(rows["student"], student, splits[-1])
+
+    results = Results.read(run) if (run / RESULTS_FILE).is_file() else Results(run.resolve().name)
+    for row in rows.values():
+        results.put(row)
+    results.checkpoints = sorted(scores, key=lambda score: score.step)
+    results.selected_step, results.selected_by = scores[0].step, f"validation {config.metric}"
+    results.command = results.command or command_line("recipes/evaluate_student.py", sys.argv[1:])
+    return results
+
+
+def main(config: EvaluateConfig) -> Results | None:
+    """Score the run on the main process, write its report and print it."""
+    from accelerate import PartialState
+
+    from hf_distill.evaluation.report import print_report, write_report
+
+    if not PartialState().is_main_process:
+        return None
+    results = score(config)
+    write_report(results, config.run)
+    print_report(results)
+    return results
+
+
+if __name__ == "__main__":
+    from trl import TrlParser
+
+    try:
+        main(*TrlParser((EvaluateConfig,)).parse_args_and_config())
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
