@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -147,7 +148,7 @@ def _cpu_model() -> str:
 
 def usable_cores() -> int:
     """Return the cores this process may run on (its affinity mask where the system has one)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _cudnn_version(number: int | None) -> str | None:
@@ -252,10 +253,10 @@ def estimate_memory(
 ) -> MemoryEstimate:
     r"""Estimate the memory of one training step of an encoder student.
 
-    Weights, gradients and optimiser states are float32 whatever `dtype` is: it is the autocast type, and halves the
-    part of the activations. The estimate counts what autograd keeps: per token and layer about `10 D` float32
-    numbers (`29 D` in two delta passes, twice that with two states) and `2 D_ffn` autocast numbers, per text and layer the memory's matrices, and the autocast copies of the weights. It
-    leaves out the framework itself and short-lived buffers, so leave a fifth of the memory free.
+    Weights, gradients and optimiser states are float32 whatever `dtype` is: it is the autocast type. The estimate
+    counts what autograd keeps: per token and layer about `10 D` float32 numbers (`29 D` for two delta passes, twice
+    that with two states) and `2 D_ffn` autocast numbers, per text and layer the memory's matrices, and the autocast
+    copies of the weights. It leaves out the framework itself and short-lived buffers: keep a fifth of the memory free.
 
     Args:
         batch_size: Texts per device and step.

@@ -6,6 +6,7 @@ stays the bare student, which is what is saved and evaluated.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -230,6 +232,18 @@ class ObjectiveTrainerMixin:
         self._load_weights(resume_from_checkpoint)
         self._load_objective_state(resume_from_checkpoint, clock=True)
         self.args.eval_on_start = False  # the score of the untrained start is in the checkpoint's history
+
+    def end(self) -> None:
+        """Ends a script: call it last, in every process.
+
+        The distributed wrapper is let go before the processes part: destroyed after them, it hangs or aborts on CPU.
+        """
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()
+        if world_size() > 1:
+            dist.barrier()
+        super().end()
 
     def check_gain(self, control: float | None = None) -> GainSummary:
         """Compares the run with its untrained start and a random-init control, by the validation metric.

@@ -64,9 +64,7 @@ def main() -> None:
             if "loss" in entry
         ]
         (folder / "result.json").write_text(json.dumps({"world_size": world_size(), "log": log}))
-    if world_size() > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    trainer.end()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def model_and_cache(tiny_sentence_transformer, cache, tiny_texts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terms", ["batch"] * 8)
+@pytest.mark.parametrize("terms", ["batch"] * 12)
 def test_two_processes_equal_one_with_the_doubled_batch(model_and_cache, tmp_path, terms):
     weights = {"cosine_weight": 1.0, "l2_weight": 0.5}
     if terms == "batch":
