@@ -83,10 +83,10 @@ def find_accelerate_config(value: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser whose error for an unknown command names the closest one and lists them all."""
+    """Parser whose errors are two lines: what is wrong, and where to read on."""
 
     def error(self, message: str) -> NoReturn:
-        """Print one clear line and leave with exit code 2."""
+        """Print the error and leave with exit code 2."""
         self.exit(2, f"{self.prog}: error: {message}\nTry `{self.prog} --help`.\n")
 
 
@@ -193,7 +193,7 @@ def _show_recipe(name: str, with_fields: bool) -> int:
     text = [recipe_docstring(name), "", "configs (--config NAME or FILE):"]
     for path in sorted((folder / "configs").rglob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        text.append(f"  {path.stem:<24}{first.lstrip('# ') if first.startswith('#') else ''}".rstrip())
+        text.append(f"  {path.stem:<24}{first.lstrip('# ')}")
     text += ["", "where to run (--accelerate_config NAME or FILE, --num_processes N):"]
     for path in sorted((folder / "accelerate_configs").glob("*.yaml")):
         text.append(f"  {path.stem:<24}{path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
@@ -202,25 +202,36 @@ def _show_recipe(name: str, with_fields: bool) -> int:
     return subprocess.call([sys.executable, str(folder / f"{name}.py"), "--help"]) if with_fields else 0
 
 
-def _sizes_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `estimate_memory` that a training config decides; the rest keep their defaults."""
-    from hf_distill.hardware import detect_hardware, encoder_parameters
+def memory_arguments(config: dict[str, Any], bf16: bool) -> dict[str, Any]:
+    """Return the arguments of `estimate_memory` that a training config decides; the others keep their defaults.
 
-    student = {**config, **(config.get("student_config") or {})}
-    sizes: dict[str, Any] = {
-        "batch_size": config.get("per_device_train_batch_size", 8),
-        "sequence_length": config.get("max_length") or 256,
-        "dtype": "bfloat16" if config.get("bf16") or (config.get("bf16") is None and detect_hardware().bf16) else "float32",
-        "activation_checkpointing": bool(config.get("gradient_checkpointing")),
-    }
+    Args:
+        config: Fields of a recipe's YAML.
+        bf16: Whether bf16 autocast is on by default on this machine.
+    """
+    from hf_distill.hardware import encoder_parameters
+
+    kind, student = config.get("student", "deltanet"), config.get("student_config") or {}
+    length = config.get("max_length") or 256
+    batch = config.get("per_device_train_batch_size", 8)
     if config.get("token_budget"):
-        sizes["batch_size"] = max(1, config["token_budget"] // sizes["sequence_length"])
-    fields = {"hidden_size": "hidden_size", "num_hidden_layers": "layers", "intermediate_size": "intermediate_size"}
-    sizes |= {argument: student[field] for field, argument in fields.items() if student.get(field)}
-    sizes |= {field: student[field] for field in ("mixer", "memory") if student.get(field)}
-    if float(config.get("hidden_weight") or 0):
-        sizes["teacher_parameters"] = encoder_parameters()
-    return sizes
+        batch = max(1, config["token_budget"] // length)
+    arguments: dict[str, Any] = {
+        "batch_size": batch,
+        "sequence_length": length,
+        "layers": config.get("num_layers") or student.get("num_hidden_layers", 6),
+        "dtype": "bfloat16" if config.get("bf16", bf16) else "float32",
+        "activation_checkpointing": bool(config.get("gradient_checkpointing")),
+        "mixer": student.get("mixer", "ridge") if kind == "deltanet" else "attention",
+        "memory": student.get("memory", "single"),
+    }
+    arguments |= {name: student[name] for name in ("hidden_size", "intermediate_size") if name in student}
+    if kind == "static":
+        width = config.get("static_dim", 256)
+        arguments |= {"layers": 1, "hidden_size": width, "parameters": 30522 * width}
+    if config.get("hidden_weight"):
+        arguments["teacher_parameters"] = encoder_parameters()
+    return arguments
 
 
 def read_config(value: str) -> dict[str, Any]:
@@ -248,3 +259,94 @@ def read_config(value: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"--config {path}: expected `field: value` lines, found {type(config).__name__}.")
     return config
+
+
+def environment(config: str | None = None) -> dict[str, Any]:
+    """Return what `hf-distill env --json` prints.
+
+    Args:
+        config: Training config whose memory to estimate; `None` leaves that out.
+
+    Returns:
+        `hardware`, `versions`, and with a config `memory` (bytes by part) and `memory_for` (what was assumed).
+
+    Raises:
+        ValueError: If the config cannot be read or holds an unknown mixer.
+    """
+    fields = read_config(config) if config is not None else None
+    from hf_distill.hardware import detect_hardware, estimate_memory, package_versions
+
+    hardware = detect_hardware()
+    result: dict[str, Any] = {"hardware": hardware.to_dict(), "versions": package_versions()}
+    if fields is not None:
+        arguments = memory_arguments(fields, hardware.bf16)
+        result |= {"memory": estimate_memory(**arguments).to_dict(), "memory_for": arguments}
+    return result
+
+
+def _print_environment(result: dict[str, Any], config: str | None) -> None:
+    """Print the result of `environment` as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, hardware = Console(), result["hardware"]
+    rows = [(name.replace("_", " "), value) for name, value in hardware.items() if name != "gpus"]
+    for index, gpu in enumerate(hardware["gpus"]):
+        rows += [(f"GPU {index} {name.replace('_', ' ')}", value) for name, value in gpu.items()]
+    for title, lines in (("hardware", rows), ("versions", list(result["versions"].items()))):
+        table = Table(title=title, show_header=False, title_justify="left")
+        for name, value in lines:
+            text = {True: "yes", False: "no", None: "-"}[value] if value in (True, False, None) else str(value)
+            table.add_row(name, text)
+        console.print(table)
+    if config is None:
+        return
+    gib = 1024**3
+    table = Table(title=f"memory of a training step, {config}", show_header=False, title_justify="left")
+    for name, size in result["memory"].items():
+        table.add_row(name, f"{size / gib:.2f} GiB")
+    console.print(table)
+    console.print("assumed: " + ", ".join(f"{name}={value}" for name, value in result["memory_for"].items()))
+    device = min((gpu["memory_gib"] for gpu in hardware["gpus"]), default=hardware["memory_gib"])
+    fits = "fits in" if result["memory"]["total"] / gib < 0.8 * device else "does not fit comfortably in"
+    console.print(f"This {fits} the {device:.1f} GiB of this machine's {hardware['device']}.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; `None` takes `sys.argv`.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    recipes = recipe_names()
+    command = arguments[0] if arguments else ""
+    if command in recipes:
+        if "-h" in arguments or "--help" in arguments:
+            return _show_recipe(command, with_fields="--help" in arguments)
+        return launch(command, arguments[1:])
+    parser = build_parser()
+    if command and not command.startswith("-") and command != "env":
+        close = difflib.get_close_matches(command.replace("-", "_"), recipes, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        parser.error(f"there is no recipe {command!r}.{hint} The recipes: {', '.join(recipes)}; and `env`.")
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        result = environment(options.config)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print_environment(result, options.config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -191,7 +191,7 @@ def heldout_texts(
         max_length (`int`, *optional*, defaults to 256): longer texts are left out.
 
     Returns:
-        `list[str]`: `3 * per_bucket` distinct texts, grouped by bucket; the same ones every time.
+        `list[str]`: `per_bucket` distinct texts of each bucket up to `max_length`, in order; the same ones every time.
 
     Raises:
         ValueError: an unknown split, `per_bucket` below one, or more texts wanted than there are.
@@ -205,6 +205,8 @@ def heldout_texts(
     pools = [_by_bucket(tokenizer, source, max_length, rng) for source in sources]
     chosen: list[str] = []
     for bucket, (low, high) in enumerate(BUCKETS):
+        if low > max_length:  # a teacher with a shorter limit
+            break
         glosses, prose = (pool[bucket] for pool in pools)
         from_prose = prose[: max(per_bucket // 2, per_bucket - len(glosses))]
         texts = list(dict.fromkeys(from_prose + glosses))[:per_bucket]

@@ -61,6 +61,11 @@ class ObjectiveTrainerMixin:
                 f"One process sees {self.args.n_gpu} GPUs. Start one process a GPU: `accelerate launch recipes/….py` (or "
                 "`torchrun --nproc_per_node`), or show it one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP would shard the student, and sentence-transformers cannot save a sharded one. Encoders of this size "
+                "fit on every GPU: launch with plain data parallelism (`accelerate launch --multi_gpu`)."
+            )
         self.objective = objective
         for pattern in self.args.freeze or ():
             chosen = [parameter for name, parameter in self.model.named_parameters() if pattern in name]

@@ -33,9 +33,7 @@ def build(spec: dict, callbacks: list) -> EmbeddingDistillTrainer:
     """A student of half the teacher's width on pairs, so that there is a head and there are negatives."""
     torch.manual_seed(5)
     base = SentenceTransformer(spec["model"], device="cpu")
-    student = SentenceTransformer(
-        modules=[base[0], base[1], models.Dense(32, 16), models.Normalize()], device="cpu"
-    )
+    student = SentenceTransformer(modules=[base[0], base[1], models.Dense(32, 16), models.Normalize()], device="cpu")
     texts = spec["texts"]
     data = Dataset.from_dict({"anchor": texts[0::2], "positive": texts[1::2]})
     defaults = {"output_dir": spec["folder"] + "/run", "bf16": False, "use_cpu": True, "logging_steps": 1}

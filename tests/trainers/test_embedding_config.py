@@ -44,8 +44,8 @@ def test_yaml_and_command_line(tmp_path):
     assert config.matryoshka_dims == [16, 8]
     (config,) = parser.parse_args_and_config(["--output_dir", "run", "--gram_weight", '{"0": 1, "4": 3}'])
     assert config.weights_at(2)["gram"] == 2.0
+    file.write_text("output_dir: run\ncosin_weight: 2\n")
     with pytest.raises(ValueError, match="cosin_weight"):
-        file.write_text("output_dir: run\ncosin_weight: 2\n")
         parser.parse_args_and_config(["--config", str(file)])
 
 

@@ -122,8 +122,8 @@ def test_matryoshka_works_with_a_head(student, batch, config):
 def test_widths_that_differ_name_both_remedies(student, config):
     with pytest.raises(ValueError, match=r"project_cache.*embedding_projection='pca'"):
         DistillObjective(student, config(), teacher_width=48)
+    args = config(hidden_weight=1.0, hidden_projection="none")
     with pytest.raises(ValueError, match="hidden_projection='pca'"):
-        args = config(hidden_weight=1.0, hidden_projection="none")
         DistillObjective(student, args, teacher_width=32, teacher_layers=[0, 1], teacher_hidden_width=48)
     assert DistillObjective(student, config(cosine_weight=0, gram_weight=1), teacher_width=48).embedding_head is None
 

@@ -1,0 +1,82 @@
+"""Students: what each takes from its source, the control, and that they save and load without a trace of a local path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from hf_distill.trainers.students import build_student, spaced_layers
+
+TEXTS = ["a small river runs past the old mill", "the train", "two children were playing with a red ball"]
+
+
+@pytest.fixture(scope="module")
+def source(tiny_sentence_transformer: str) -> SentenceTransformer:
+    return SentenceTransformer(str(tiny_sentence_transformer), device="cpu")
+
+
+def test_deltanet_takes_the_source_weights(source: SentenceTransformer) -> None:
+    student = build_student("deltanet", source)
+    theirs, ours = source[0].auto_model, student[0].auto_model
+    assert torch.equal(ours.embeddings.word_embeddings.weight, theirs.embeddings.word_embeddings.weight)
+    assert torch.equal(ours.layers[1].mixer.query.weight, theirs.encoder.layer[1].attention.self.query.weight)
+    assert ours.config.teacher_layers == [0, 1]
+
+
+def test_random_control_has_the_shape_but_not_the_weights(source: SentenceTransformer) -> None:
+    student, control = (build_student("deltanet", source, init=init) for init in ("teacher", "random"))
+    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in (student, control)]
+    assert shapes[0] == shapes[1]
+    words = [model[0].auto_model.embeddings.word_embeddings.weight for model in (student, control)]
+    assert not torch.allclose(words[0], words[1], atol=1e-3)
+
+
+def test_the_seed_decides_the_control(source: SentenceTransformer) -> None:
+    first, same, other = (build_student("static", source, init="random", static_dim=8, seed=s) for s in (1, 1, 2))
+    assert np.array_equal(first.encode(TEXTS), same.encode(TEXTS))
+    assert not np.allclose(first.encode(TEXTS), other.encode(TEXTS))
+
+
+def test_all_layers_are_the_source_itself(source: SentenceTransformer) -> None:
+    student = build_student("layers", source)
+    np.testing.assert_allclose(student.encode(TEXTS), source.encode(TEXTS), atol=1e-6)
+
+
+def test_shallow_student_leaves_the_source_alone(source: SentenceTransformer) -> None:
+    student = build_student("layers", source, num_layers=1)
+    assert len(student[0].auto_model.encoder.layer) == 1 == student[0].auto_model.config.num_hidden_layers
+    assert len(source[0].auto_model.encoder.layer) == 2
+
+
+@pytest.mark.parametrize("kind", ["deltanet", "layers", "static"])
+def test_saved_students_load_and_name_no_folder(kind: str, source: SentenceTransformer, tmp_path: Path) -> None:
+    student = build_student(kind, source, **({"static_dim": 8} if kind == "static" else {}))
+    student.save(str(tmp_path / "student"))
+    loaded = SentenceTransformer(str(tmp_path / "student"), device="cpu", trust_remote_code=True)
+    np.testing.assert_array_equal(loaded.encode(TEXTS), student.encode(TEXTS))
+    for file in (tmp_path / "student").rglob("*.json"):
+        assert "tmp" not in file.read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(1, [5]), (2, [0, 5]), (3, [0, 2, 5]), (6, [0, 1, 2, 3, 4, 5])])
+def test_spaced_layers(layers: int, expected: list[int]) -> None:
+    assert spaced_layers(layers, 6) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "rnn"}, "choices are"),
+        ({"kind": "layers", "init": "zeros"}, "choices are"),
+        ({"kind": "layers", "mixer": "ridge"}, "configure a DeltaNet"),
+        ({"kind": "layers", "num_layers": 7}, "between 1 and"),
+        ({"kind": "static", "static_dim": 4000}, "static_dim"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, message: str, source: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_student(source=source, **arguments)
