@@ -187,16 +187,22 @@ def launch(name: str, arguments: list[str]) -> int:
     return 0
 
 
+def _first_comment(path: Path) -> str:
+    """Return the first line of a YAML file without its comment mark."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
 def _show_recipe(name: str, with_fields: bool) -> int:
     """Print what a recipe does, its configs and how to launch it; then, if asked, the recipe's own `--help`."""
     folder = recipes_folder()
-    text = [recipe_docstring(name), "", "configs (--config NAME or FILE):"]
-    for path in sorted((folder / "configs").rglob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        text.append(f"  {path.stem:<24}{first.lstrip('# ')}")
+    text = [recipe_docstring(name)]
+    configs = sorted((folder / "configs").rglob("*.yaml")) if "--config" in text[0] else []
+    text += ["", "configs (--config NAME or FILE):"] if configs else []
+    for path in configs:
+        text.append(f"  {path.stem:<24}{_first_comment(path)}")
     text += ["", "where to run (--accelerate_config NAME or FILE, --num_processes N):"]
     for path in sorted((folder / "accelerate_configs").glob("*.yaml")):
-        text.append(f"  {path.stem:<24}{path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+        text.append(f"  {path.stem:<24}{_first_comment(path)}")
     text += ["", f"every field: hf-distill {name} --help   (takes a few seconds)", f"script: {folder / name}.py"]
     print("\n".join(text), flush=True)
     return subprocess.call([sys.executable, str(folder / f"{name}.py"), "--help"]) if with_fields else 0
@@ -296,7 +302,7 @@ def _print_environment(result: dict[str, Any], config: str | None) -> None:
     for title, lines in (("hardware", rows), ("versions", list(result["versions"].items()))):
         table = Table(title=title, show_header=False, title_justify="left")
         for name, value in lines:
-            text = {True: "yes", False: "no", None: "-"}[value] if value in (True, False, None) else str(value)
+            text = ("yes" if value else "no") if isinstance(value, bool) else "-" if value is None else str(value)
             table.add_row(name, text)
         console.print(table)
     if config is None:
@@ -309,7 +315,7 @@ def _print_environment(result: dict[str, Any], config: str | None) -> None:
     console.print("assumed: " + ", ".join(f"{name}={value}" for name, value in result["memory_for"].items()))
     device = min((gpu["memory_gib"] for gpu in hardware["gpus"]), default=hardware["memory_gib"])
     fits = "fits in" if result["memory"]["total"] / gib < 0.8 * device else "does not fit comfortably in"
-    console.print(f"This {fits} the {device:.1f} GiB of this machine's {hardware['device']}.")
+    console.print(f"This {fits} the {device:.1f} GiB of this machine ({hardware['device']}).")
 
 
 def main(argv: list[str] | None = None) -> int:

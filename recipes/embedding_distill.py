@@ -66,20 +66,19 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     # ---- stage 2: end to end; the best checkpoint by validation becomes the student ----
     signal = teacher if "hidden" in args.active_terms() else cache
     trainer = stages.distil(student, args, dataset, signal, evaluators)
-    notes = {"control": ""}
 
     # ---- the control: the same from random weights, shorter ----
-    best_control = None
+    best_control, control_note = None, ""
     if recipe.control_minutes:
         models["control"] = stages.new_student(recipe, source.model, args.seed, init="random")
         control = stages.distil(models["control"], stages.control_args(args, recipe), dataset, signal, evaluators)
         best_control = control.state.best_metric
-        notes["control"] = f"random init, {control.state.global_step} steps"
+        control_note = f"random init, {control.state.global_step} steps"
 
     # ---- the test split, once; report ----
     results = Results(
         run=folder.name,
-        rows=score(models, recipe, notes),
+        rows=score(models, recipe, control_note),
         selected_step=stages.best_step(trainer),
         selected_by=args.metric_for_best_model or "",
         command=command_line("recipes/embedding_distill.py", sys.argv[1:]),
@@ -94,22 +93,21 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     return results
 
 
-def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, notes: dict[str, str]) -> list[ModelRow]:
-    """The table's rows: every model by the same yardsticks, in float32, with size and speed."""
-    from hf_distill.evaluation.results import ModelRow
-    from hf_distill.evaluation.suite import add_speed, evaluate_model, int8_row, make_fidelity, speed_texts
+def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, control: str) -> list[ModelRow]:
+    """The table's rows: every model on STS-B and by length, teacher and student on the other tasks too; size and speed."""
+    from hf_distill.evaluation.suite import add_speed, int8_row, score_models
 
-    fidelity = make_fidelity(models["teacher"], "test", "float32")
-    rows = {}
-    for role, model in models.items():
-        name = recipe.teacher if role == "teacher" else recipe.student
-        metrics = {
-            "validation": evaluate_model(model, "stsb", "validation", "float32"),
-            "test": evaluate_model(model, recipe.tasks, "test", "float32", fidelity),
-        }
-        rows[role] = (ModelRow(role, name, notes.get(role, ""), metrics=metrics), model)
-    add_speed(rows, speed_texts(models["teacher"].tokenizer), rounds=3)
-    return [*(row for row, _ in rows.values()), int8_row(*rows["student"], "test")]
+    names = {"teacher": recipe.teacher}
+    named = {role: (names.get(role, recipe.student), model) for role, model in models.items()}
+    rows = score_models(named, ["stsb", "fidelity"], ("validation", "test"))
+    compared = {role: named[role] for role in ("teacher", "student")}
+    more = [task for task in recipe.tasks if task not in ("stsb", "fidelity")]
+    for role, row in score_models(compared, more, ("test",)).items() if more else ():
+        rows[role].metrics["test"] |= row.metrics["test"]
+    if "control" in rows:
+        rows["control"].note = control
+    add_speed(rows, named, rounds=3)
+    return [*rows.values(), int8_row(rows["student"], models["student"], "test")]
 
 
 def parse(arguments: list[str]) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,21 @@ from transformers import PreTrainedTokenizerBase
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_distill.teachers.cached import TeacherCache
-
 IDS_SUFFIX = "_input_ids"
 ROW_SUFFIX = "_row"
+
+
+class TeacherRows(Protocol):
+    """What a collator asks of a teacher's cache (`hf_distill.teachers.cached.TeacherCache`)."""
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors `(N, D)` of rows `(N,)`."""
+
+    def hidden(self, layer: int, rows: np.ndarray) -> Any:
+        """Hidden states of rows, with `offsets` `(N + 1,)` and `padded(width)`."""
+
+    def rows_for(self, texts: Sequence[str]) -> np.ndarray:
+        """Rows `(N,)` of texts."""
 
 
 def text_columns(column_names: Iterable[str]) -> list[str]:
@@ -188,7 +199,7 @@ class DistillCollator:
         max_length: int,
         *,
         vocab_size: int | None = None,
-        teacher: TeacherCache | None = None,
+        teacher: TeacherRows | None = None,
         hidden_layers: Sequence[int] = (),
         flat: bool = False,
         keep_texts: bool = False,

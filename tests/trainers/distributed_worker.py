@@ -55,7 +55,7 @@ def main() -> None:
     folder = Path(spec["folder"])
     save_file(state, folder / f"rank-{trainer.args.process_index}.safetensors")
     if trainer.is_world_process_zero():
-        keys = ("loss", "grad_norm")
+        keys = ("loss", "grad_norm", "epoch")
         log = [
             {key: value for key, value in entry.items() if key in keys or key.startswith("loss/")}
             for entry in trainer.state.log_history

@@ -61,13 +61,16 @@ def test_two_processes_equal_one_with_the_doubled_batch(model_and_cache, tmp_pat
 @pytest.mark.slow
 def test_resume_time_budget_and_token_batches_in_two_processes(model_and_cache, tmp_path):
     """Batches of different size on each rank, two epochs, a clock, and a resume in the second epoch: all ranks agree."""
-    fields = {"token_budget": 128, "gram_weight": 1.0, "max_steps": 9, "max_minutes": 30.0, "save_strategy": "steps"}
+    fields = {"token_budget": 256, "gram_weight": 1.0, "max_steps": 9, "max_minutes": 30.0, "save_strategy": "steps"}
     fields |= {"save_steps": 7, "embedding_projection": "learned", "learning_rate": 0.01}
     straight = run_worker(2, {**model_and_cache, "fields": fields}, tmp_path / "straight")
     resumed = run_worker(2, {**model_and_cache, "fields": fields, "kill_at": 7}, tmp_path / "resumed")
     for run in (straight, resumed):
         first, second = run["ranks"]
         assert all(torch.equal(value, second[name]) for name, value in first.items())
+    kill = straight["log"][fields["save_steps"] - 1]["epoch"]
+    assert kill > 1, "the resume must fall into a later epoch,"
+    assert kill % 1 > 0, "and inside it"
     rows = [entry["loss/cosine"] for entry in straight["log"]]
     again = [entry["loss/cosine"] for entry in resumed["log"]]
     assert again == pytest.approx(rows, rel=1e-3)  # the learning rate follows the clock, so only nearly
