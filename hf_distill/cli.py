@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import json
 import signal
@@ -139,14 +140,15 @@ def _finish_children(forward: int | None) -> None:
 
     children = psutil.Process().children(recursive=True)
     try:
-        for child in children:
-            if forward is not None and child.is_running():
+        for child in children if forward is not None else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 child.send_signal(forward)
         _, alive = psutil.wait_procs(children, timeout=_GRACE_SECONDS)
     except KeyboardInterrupt:  # a second Ctrl-C: now
         alive = [child for child in children if child.is_running()]
     for child in alive:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:
@@ -333,7 +335,10 @@ def main(argv: list[str] | None = None) -> int:
     if command in recipes:
         if "-h" in arguments or "--help" in arguments:
             return _show_recipe(command, with_fields="--help" in arguments)
-        return launch(command, arguments[1:])
+        try:
+            return launch(command, arguments[1:])
+        except KeyboardInterrupt:  # while accelerate is being imported
+            return INTERRUPTED
     parser = build_parser()
     if command and not command.startswith("-") and command != "env":
         close = difflib.get_close_matches(command.replace("-", "_"), recipes, n=1, cutoff=0.5)

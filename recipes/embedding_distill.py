@@ -90,6 +90,7 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
         student.save(str(folder / "model"))
         write_report(results, folder, trainer.state.log_history)
         print_report(results)
+    trainer.end()
     return results
 
 

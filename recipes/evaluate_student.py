@@ -32,10 +32,8 @@ class EvaluateConfig:
         default="all", metadata={"help": "all, best (as the trainer logged it), final, or steps such as 100,200."}
     )
     tasks: str = field(
-        default="stsb,fidelity,retrieval,lexnames,modules",
-        metadata={
-            "help": "Tasks of the chosen checkpoint: stsb,fidelity,stsbenchmark,retrieval,lexnames,modules or all."
-        },
+        default="stsb,int8,fidelity,retrieval,lexnames,modules",
+        metadata={"help": "Tasks of the report: stsb,int8,fidelity,stsbenchmark,retrieval,lexnames,modules or all."},
     )
     metric: str = field(default="stsb_spearman", metadata={"help": "Validation metric that chooses the checkpoint."})
     teacher: str | None = field(
@@ -81,6 +79,7 @@ def select(config: EvaluateConfig, teacher: tuple[str, SentenceTransformer] | No
         if config.metric not in metrics:
             raise ValueError(f"There is no metric {config.metric!r}; the task {task} has {', '.join(metrics)}.")
         scores.append(CheckpointScore(checkpoint.step, metrics))
+        print(f"step {checkpoint.step}: validation {config.metric} {metrics[config.metric]:.4f}")
     scores.sort(key=lambda score: -score.metrics[config.metric])
     best = next(checkpoint for checkpoint in checkpoints if checkpoint.step == scores[0].step)
     publish_checkpoint(best, Path(config.run) / MODEL_FOLDER)
@@ -102,11 +101,10 @@ def score(config: EvaluateConfig) -> Results:
     scores = select(config, teacher)
     student = load_checkpoint(run / MODEL_FOLDER)
     models = ({"teacher": teacher} if teacher else {}) | {"student": (run.resolve().name, student)}
-    splits = ["validation", "test"] if config.test else ["validation"]
-    rows = suite.score_models(models, tasks, splits, config.dtype, ScoreCache(run / "scores"))
+    splits = {"validation": [suite.task_of(config.metric)], "test": tasks} if config.test else {"validation": tasks}
+    rows = suite.score_models(models, splits, config.dtype, ScoreCache(run / "scores"))
     if config.speed:
         suite.add_speed(rows, models)
-    rows["student_int8"] = suite.int8_row(rows["student"], student, splits[-1])
 
     results = Results.read(run) if (run / RESULTS_FILE).is_file() else Results(run.resolve().name)
     for row in rows.values():

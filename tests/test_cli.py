@@ -69,7 +69,7 @@ def start(recipes: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 90.0) -> None:
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 200.0) -> None:
     """Wait until a file exists."""
     end = time.monotonic() + seconds
     while not path.exists():
@@ -162,7 +162,7 @@ def test_unknown_accelerate_config_lists_the_shipped_ones(capsys):
 @pytest.mark.parametrize("code", [0, 3])
 def test_exit_code_passes_through(fake_recipes, tmp_path, code):
     process = start(fake_recipes, "fake", "--config", "tiny", "--exit", str(code), str(tmp_path))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == code
     assert "Traceback" not in errors
     world, *arguments = (tmp_path / "started0").read_text().splitlines()
@@ -176,7 +176,7 @@ def test_signal_reaches_the_recipe_and_sets_the_exit_code(fake_recipes, tmp_path
     wait_for(tmp_path / "started0", process)
     time.sleep(0.3)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=90)
     assert process.returncode == code
     assert "Traceback" not in errors
     if signum == signal.SIGINT:
@@ -185,7 +185,7 @@ def test_signal_reaches_the_recipe_and_sets_the_exit_code(fake_recipes, tmp_path
 
 def test_multi_cpu_starts_two_processes(fake_recipes, tmp_path):
     process = start(fake_recipes, "fake", "--accelerate_config", "multi_cpu", "--exit", "0", str(tmp_path))
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
     for rank in (0, 1):
         assert (tmp_path / f"started{rank}").read_text().splitlines()[0] == "2"

@@ -120,7 +120,11 @@ def test_bf16_agrees_with_the_trainers_default():
 def test_gpus_are_told_in_full(monkeypatch, capability, fast):
     """Requirement 2's own list for its L40."""
     gpu = SimpleNamespace(
-        name="NVIDIA L40", total_memory=47_676_129_280, major=capability[0], minor=capability[1], multi_processor_count=142
+        name="NVIDIA L40",
+        total_memory=47_676_129_280,
+        major=capability[0],
+        minor=capability[1],
+        multi_processor_count=142,
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)

@@ -196,11 +196,12 @@ def load_checkpoint(path: str | Path, device: str | None = None) -> SentenceTran
     Raises:
         ValueError: weights or files are damaged or do not fit the configuration.
     """
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     try:
         return SentenceTransformer(str(path), device=device, trust_remote_code=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"{path} cannot be loaded as a sentence-transformers model: {error}. Its files are damaged or of another "
             "config; delete it or give another checkpoint."

@@ -29,7 +29,7 @@ SPLITS = ("validation", "test")
 _TOPIC_TEXTS = 3000
 # Sizes at which all tasks together take half a minute with a 22M encoder on two cores.
 _PASSAGES = {"validation": 600, "test": 1200}
-_MODULE_TEXTS = {"train": 24, "validation": 400, "test": 600}  # for train: of each family
+_MODULE_TEXTS = {"train": 20, "validation": 300, "test": 500}  # for train: of each family
 
 # Fields of WordNet's nouns with enough held-out synsets to train a probe and to test it.
 LEXNAMES = (
@@ -129,8 +129,8 @@ def module_texts(split: str) -> LabelledTexts:
     """Pair passages with the family of their module: what part of Python is this about?
 
     Args:
-        split (`str`): `"train"` (for the probe on top of the embeddings, 24 of each family), `"validation"` (400) or
-            `"test"` (600).
+        split (`str`): `"train"` (for the probe on top of the embeddings, 20 of each family), `"validation"` (300) or
+            `"test"` (500).
 
     Returns:
         `LabelledTexts`: summary and body of passages whose module belongs to a family.

@@ -32,6 +32,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+_CHOSEN = "chosen checkpoint"
 _BUCKET_LABELS = {"1_32": "1–32 tokens", "33_128": "33–128 tokens", "129_256": "129–256 tokens"}
 
 
@@ -87,7 +88,7 @@ def plot_curves(
     if not panels:
         raise ValueError("The log holds no loss and no score: set logging_steps and eval_steps, or skip the curves.")
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6 * len(panels), 3.7), dpi=160, layout="constrained")
+        figure = Figure(figsize=(4.6 * len(panels), 4.1), dpi=160, layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (draw, chosen) in zip(axes, panels, strict=True):
             draw(axis, log_history, chosen, reference or {}, selected_step)
@@ -125,13 +126,13 @@ def _draw_losses(axis: Axes, log: Sequence[Mapping[str, Any]], keys: list[str], 
         positive &= bool((values > 0).all())
         label = "weighted sum" if key == "loss" else key.removeprefix("loss/").replace("_", " ")
         if len(values) > 20:
-            axis.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
+            axis.plot(steps, values, color=colour, alpha=0.35, linewidth=0.9)
         axis.plot(steps, _smoothed(values), color=colour, linewidth=1.6, label=label)
     if positive:
         axis.set_yscale("log")
     axis.set_title("Training loss")
     axis.set_ylabel("loss (log scale)" if positive else "loss")
-    axis.legend(ncols=2 if len(keys) > 4 else 1)
+    _legend_below(axis)
 
 
 def _draw_similarity(
@@ -148,11 +149,17 @@ def _draw_similarity(
         _mark_selected(axis, steps, values, selected_step, colour)
     name = keys[0].removeprefix("eval_")
     lines = {label: metrics[name] for label, metrics in reference.items() if name in metrics}
+    scores = np.concatenate([series(log, key)[1] for key in keys])
+    room = max(float(np.ptp(scores)), 0.02)
     for style, (label, value) in zip(("--", ":", "-.", (0, (1, 4))), lines.items(), strict=False):
-        axis.axhline(value, color="#333333", linestyle=style, linewidth=1.2, label=f"{label} {value:.4f}")
+        look = {"color": "#333333", "linestyle": style, "linewidth": 1.2}
+        if scores.min() - room <= value <= scores.max() + room:
+            axis.axhline(value, label=f"{label} {value:.4f}", **look)
+        else:  # a line far off would flatten the curve: say where it is
+            axis.plot([], [], label=f"{label} {value:.4f} ({'below' if value < scores.min() else 'above'})", **look)
     axis.set_title("STS-B validation" if name.startswith("stsb") else name.removesuffix("_spearman"))
     axis.set_ylabel("Spearman correlation")
-    axis.legend(loc="best")
+    _legend_below(axis)
 
 
 def _draw_fidelity(
@@ -167,13 +174,20 @@ def _draw_fidelity(
     cosine = "_cosine_" in ordered[0]
     axis.set_title("Held-out text, by length")
     axis.set_ylabel("cosine to the teacher" if cosine else "rank correlation with the teacher's similarities")
-    axis.legend(loc="best")
+    _legend_below(axis)
 
 
 def _mark_selected(axis: Axes, steps: np.ndarray, values: np.ndarray, selected: int | None, colour: str) -> None:
-    """Put a star on the chosen checkpoint."""
+    """Put a star on the chosen checkpoint, and name it once in the legend."""
     found = np.flatnonzero(steps == selected) if selected is not None else []
     if len(found):
-        axis.plot(
-            steps[found], values[found], marker="*", markersize=14, color=colour, markeredgecolor="white", zorder=5
-        )
+        named = any(label == _CHOSEN for label in axis.get_legend_handles_labels()[1])
+        style = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": "none", "zorder": 5}
+        axis.plot(steps[found], values[found], color=colour, label=None if named else _CHOSEN, **style)
+
+
+def _legend_below(axis: Axes) -> None:
+    """Put the legend under the axis, where it hides no line."""
+    count = len(axis.get_legend_handles_labels()[1])
+    columns = 3 if count > 6 else 2
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, columnspacing=1.2, handlelength=1.6)

@@ -23,33 +23,36 @@ CURVES_FILE = "curves.png"
 _ROLE_TITLES = {
     "teacher": "teacher",
     "student": "student",
-    "student_int8": "student, int8",
     "untrained": "untrained",
     "control": "random init",
 }
 _BUCKET_SUFFIXES = [(f"_{low}_{high}", f"{low}–{high} tokens") for low, high in BUCKETS]
-# Metric, what the table calls it, and whether a share of the teacher's value means something.
-_METRICS: list[tuple[str, str, bool]] = [
-    ("stsb_spearman", "STS-B Spearman", True),
-    ("stsb_pearson", "STS-B Pearson", True),
-    ("stsbenchmark_spearman", "mteb STSBenchmark Spearman", True),
-    ("retrieval_ndcg_at_10", "retrieval nDCG@10", True),
-    *((f"retrieval_ndcg_at_10{suffix}", f"  passages of {label}", True) for suffix, label in _BUCKET_SUFFIXES),
-    ("lexnames_accuracy", "noun fields, accuracy", True),
-    ("modules_accuracy", "module families, accuracy", True),
-    ("fidelity_cosine", "cosine to the teacher", False),
-    *((f"fidelity_cosine{suffix}", f"  {label}", False) for suffix, label in _BUCKET_SUFFIXES),
-    ("fidelity_pair_rho", "pair rank correlation", False),
-    *((f"fidelity_pair_rho{suffix}", f"  {label}", False) for suffix, label in _BUCKET_SUFFIXES),
+# Metric, what the table calls it, and by which of the teacher's metrics it is divided, if that says something.
+_METRICS: list[tuple[str, str, str]] = [
+    ("stsb_spearman", "STS-B Spearman", "stsb_spearman"),
+    ("stsb_pearson", "STS-B Pearson", "stsb_pearson"),
+    ("int8_spearman", "  Spearman with int8", "stsb_spearman"),
+    ("stsbenchmark_spearman", "STSBenchmark (mteb)", "stsbenchmark_spearman"),
+    ("retrieval_ndcg_at_10", "retrieval nDCG@10", "retrieval_ndcg_at_10"),
+    *(
+        (f"retrieval_ndcg_at_10{suffix}", f"  {label}", f"retrieval_ndcg_at_10{suffix}")
+        for suffix, label in _BUCKET_SUFFIXES
+    ),
+    ("lexnames_accuracy", "lexname accuracy", "lexnames_accuracy"),
+    ("modules_accuracy", "module accuracy", "modules_accuracy"),
+    ("fidelity_cosine", "cosine to teacher", ""),
+    *((f"fidelity_cosine{suffix}", f"  {label}", "") for suffix, label in _BUCKET_SUFFIXES),
+    ("fidelity_pair_rho", "pair-rho to teacher", ""),
+    *((f"fidelity_pair_rho{suffix}", f"  {label}", "") for suffix, label in _BUCKET_SUFFIXES),
 ]
 _COSTS: list[tuple[str, str, str]] = [
     ("size", "parameters", "parameters"),
-    ("size", "mb_fp32", "MB, float32"),
-    ("size", "mb_int8", "MB, int8"),
+    ("size", "mb_fp32", "MB float32"),
+    ("size", "mb_int8", "MB int8"),
     ("speed", "texts_per_second", "texts/s"),
     ("speed", "tokens_per_second", "tokens/s"),
-    ("speed", "latency_p50_ms", "latency of one text, ms (median)"),
-    ("speed", "latency_p95_ms", "latency of one text, ms (95 %)"),
+    ("speed", "latency_p50_ms", "latency p50, ms"),
+    ("speed", "latency_p95_ms", "latency p95, ms"),
 ]
 
 
@@ -59,7 +62,7 @@ class Line(NamedTuple):
     Args:
         label (`str`): what is measured; two leading spaces for a part of the line above.
         values (`list[str]`): one cell a model.
-        retained (`str`): the student's share of the teacher's value.
+        retained (`str`): the student's value in per cent of the teacher's; a factor for sizes and speeds.
     """
 
     label: str
@@ -80,35 +83,35 @@ def table_lines(results: Results) -> tuple[list[ModelRow], list[tuple[str, list[
     rows = sorted(results.rows, key=lambda row: ROLES.index(row.role))
     sections = []
     for split in ("test", "validation"):
-        lines = [_metric_line(results, rows, split, *metric) for metric in _METRICS]
+        lines = [
+            _metric_line(results, rows, split, *metric) for metric in _METRICS if _is_shown(results, split, metric[0])
+        ]
         mean = results.mean_retained(split)
         if mean is not None:
-            shares = [results.mean_retained(split, row.role) for row in rows]
-            shown = [
-                _percent(share) if share is not None and row.role != "teacher" else ""
-                for row, share in zip(rows, shares, strict=True)
-            ]
-            lines.append(Line("mean share of the teacher", shown, _percent(mean)))
+            shares = [results.mean_retained(split, row.role) if row.role != "teacher" else None for row in rows]
+            cells = ["" if share is None else f"{100 * share:.1f} %" for share in shares]
+            lines.append(Line("mean of teacher's", cells, f"{100 * mean:.1f}"))
         sections.append((split, [line for line in lines if line]))
     sections.append(("size and speed", [line for line in (_cost_line(rows, *cost) for cost in _COSTS) if line]))
     return rows, [(title, lines) for title, lines in sections if lines]
 
 
-def _percent(share: float) -> str:
-    """Write a share in per cent."""
-    return f"{100 * share:.1f} %"
+def _is_shown(results: Results, split: str, metric: str) -> bool:
+    """Tell whether a metric adds something: pair-rho per length does so only where there is no cosine."""
+    with_cosine = any("fidelity_cosine" in row.metrics.get(split, {}) for row in results.rows)
+    return not (with_cosine and metric.startswith("fidelity_pair_rho_"))
 
 
 def _metric_line(
-    results: Results, rows: Sequence[ModelRow], split: str, metric: str, label: str, is_share: bool
+    results: Results, rows: Sequence[ModelRow], split: str, metric: str, label: str, divisor: str
 ) -> Line | None:
     """Make the line of a metric; None where no model has it."""
     values = [row.metrics.get(split, {}).get(metric) for row in rows]
     if all(value is None for value in values):
         return None
-    retained = results.retained(metric, split) if is_share else None
+    retained = results.retained(metric, split, divisor=divisor) if divisor else None
     cells = ["" if value is None else f"{value:.4f}" for value in values]
-    return Line(label, cells, "" if retained is None else _percent(retained))
+    return Line(label, cells, "" if retained is None else f"{100 * retained:.1f}")
 
 
 def _cost_line(rows: Sequence[ModelRow], part: str, name: str, label: str) -> Line | None:
@@ -125,12 +128,14 @@ def _cost_line(rows: Sequence[ModelRow], part: str, name: str, label: str) -> Li
 
 def _number(value: float) -> str:
     """Write a number with as many digits as say something."""
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
+    if value >= 1e6:
+        return f"{value / 1e6:.2f}M"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 1 else f"{value:.3g}"
 
 
 def _headers(rows: Sequence[ModelRow]) -> list[str]:
     """Title the columns."""
-    return ["", *(_ROLE_TITLES[row.role] for row in rows), "student / teacher"]
+    return ["", *(_ROLE_TITLES[row.role] for row in rows), "% retained"]
 
 
 def markdown_table(results: Results) -> str:
@@ -161,16 +166,17 @@ def rich_table(results: Results) -> Table:
     Returns:
         `rich.table.Table`: ready for `rich.console.Console().print`.
     """
+    from rich import box
     from rich.table import Table
 
     rows, sections = table_lines(results)
-    table = Table(title=results.run, title_justify="left")
+    table = Table(title=results.run, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     for number, header in enumerate(_headers(rows)):
-        table.add_column(header, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        table.add_column(header, justify="left" if number == 0 else "right", no_wrap=True)
     for title, section in sections:
         table.add_row(f"[bold]{title}[/bold]", *[""] * (len(rows) + 1))
         for label, values, retained in section:
-            table.add_row(f"  {label}", *values, retained)
+            table.add_row(f" {label}", *values, retained)
         table.add_section()
     return table
 
@@ -190,12 +196,15 @@ def footnotes(results: Results) -> list[str]:
         notes.append(f"The model is the checkpoint of step {results.selected_step:,}{by}.")
     if any("test" in row.metrics for row in results.rows):
         notes.append("Test scores were computed once, after that choice, in float32.")
+    if any("int8_spearman" in metrics for row in results.rows for metrics in row.metrics.values()):
+        notes.append("int8: every matrix rounded to int8 with one scale a row, computed in float32.")
     scored = {name for row in results.rows for metrics in row.metrics.values() for name in metrics}
     if any(name.startswith(("retrieval", "modules", "fidelity")) for name in scored):
         notes.append(
-            "Retrieval, module families and the longer held-out texts are the documentation of Python "
-            f"{results.versions.get('python', '')} itself; noun fields are held-out definitions of WordNet. None of it "
-            "is trained on. Other versions of Python give other texts: compare models on one."
+            "Retrieval (first sentence to the rest of its passage), modules (13 families) and half of the texts compared "
+            f"with the teacher are the documentation of Python {results.versions.get('python', '')} itself; lexnames are "
+            "12 fields of held-out nouns of WordNet. None of it is trained on. Other versions of Python give other "
+            "texts: compare models on one."
         )
     hardware = sorted({f"{row.speed.hardware}, {row.speed.dtype}" for row in results.rows if row.speed})
     if hardware:
@@ -258,7 +267,7 @@ def write_report(
     files = {"results": results.write(folder)}
     log = read_log_history(folder) if log_history is None else log_history
     validation = {_ROLE_TITLES[row.role]: row.metrics.get("validation", {}) for row in results.rows}
-    reference = {title: metrics for title, metrics in validation.items() if not title.startswith("student")}
+    reference = {title: metrics for title, metrics in validation.items() if title != "student"}
     try:
         from hf_distill.evaluation.curves import plot_curves
 

@@ -18,7 +18,7 @@ from hf_distill.hardware import package_versions
 
 SCHEMA_VERSION = 1
 RESULTS_FILE = "results.json"
-ROLES = ("teacher", "student", "student_int8", "untrained", "control")
+ROLES = ("teacher", "student", "untrained", "control")
 _HEADLINES = ("stsb_spearman", "retrieval_ndcg_at_10", "lexnames_accuracy", "modules_accuracy")
 
 
@@ -27,8 +27,8 @@ class ModelRow:
     """One model of the table.
 
     Args:
-        role (`str`): `"teacher"`, `"student"`, `"student_int8"` (the student with matrices rounded to int8),
-            `"untrained"` (the student before any step) or `"control"` (trained from random weights).
+        role (`str`): `"teacher"`, `"student"`, `"untrained"` (the student before any step) or `"control"` (trained
+            from random weights).
         name (`str`): what to call it, a Hub id for instance; no local path.
         note (`str`, *optional*): what a reader must know, the control's number of steps for instance.
         size (`ModelSize`, *optional*): parameters and megabytes.
@@ -138,22 +138,24 @@ class Results:
         rows = [other for other in self.rows if other.role != row.role]
         self.rows = sorted([*rows, row], key=lambda entry: ROLES.index(entry.role))
 
-    def retained(self, metric: str, split: str = "test", role: str = "student") -> float | None:
+    def retained(
+        self, metric: str, split: str = "test", role: str = "student", divisor: str | None = None
+    ) -> float | None:
         """Divide a model's metric by the teacher's.
 
         Args:
             metric (`str`): its name, `"stsb_spearman"` for instance.
             split (`str`, *optional*, defaults to `"test"`): its split.
             role (`str`, *optional*, defaults to `"student"`): the model's role.
+            divisor (`str`, *optional*): the teacher's metric, where it has another name.
 
         Returns:
             `float` or `None`: 1.0 is the teacher's quality; None where either lacks the metric or the teacher has 0.
         """
-        rows = [self.row(role), self.row("teacher")]
-        values = [row.metrics.get(split, {}).get(metric) if row else None for row in rows]
-        if values[0] is None or not values[1]:
-            return None
-        return values[0] / values[1]
+        model, teacher = self.row(role), self.row("teacher")
+        value = model.metrics.get(split, {}).get(metric) if model else None
+        full = teacher.metrics.get(split, {}).get(divisor or metric) if teacher else None
+        return None if value is None or not full else value / full
 
     def mean_retained(self, split: str = "test", role: str = "student") -> float | None:
         """Average `retained` over STS-B, retrieval and the classifications; None with fewer than two of them."""

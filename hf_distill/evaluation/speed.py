@@ -18,6 +18,7 @@ import torch
 
 from hf_distill.evaluation.encode import count_tokens, encode_sorted
 from hf_distill.hardware import detect_hardware
+from hf_distill.teachers.live import best_dtype
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -50,7 +51,7 @@ class ModelSpeed:
         latency_p50_ms (`float`): median time of encoding one text.
         latency_p95_ms (`float`): 95th percentile of the same.
         hardware (`str`): the device and the number of threads.
-        dtype (`str`): precision asked of `encode_sorted`.
+        dtype (`str`): precision it computed in.
     """
 
     texts_per_second: float
@@ -159,8 +160,9 @@ def measure_speed(
         tokens = int(count_tokens(model.tokenizer, texts, limit).sum())
         median = float(np.median(seconds[name]))
         p50, p95 = np.percentile(latencies[name], [50, 95])
+        precision = best_dtype(model.device) if dtype == "auto" else dtype
         hardware = hardware_name(model.device)
-        result[name] = ModelSpeed(len(texts) / median, tokens / median, float(p50), float(p95), hardware, dtype)
+        result[name] = ModelSpeed(len(texts) / median, tokens / median, float(p50), float(p95), hardware, precision)
     return result
 
 

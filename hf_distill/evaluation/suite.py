@@ -1,4 +1,8 @@
-"""Everything that is measured about one model, by the names of the tasks: `stsb`, `fidelity` and the mteb tasks."""
+"""Everything that is measured about one model, by the names of the tasks.
+
+`stsb` is STS-B, `int8` the same with the weights rounded to int8, `fidelity` the agreement with the teacher on held-out
+texts of every length; the others are the mteb tasks of `tasks.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MTEB_TASKS = ("stsbenchmark", "retrieval", "lexnames", "modules")
-TASKS = ("stsb", "fidelity", *MTEB_TASKS)
+TASKS = ("stsb", "int8", "fidelity", *MTEB_TASKS)
 _SPEED_TEXTS = 40  # in each length bucket
 
 
@@ -101,7 +105,7 @@ def evaluate_model(
         cache (`ScoreCache`, *optional*): keeps the scores of the mteb tasks.
 
     Returns:
-        `dict[str, float]`: `stsb_spearman`, `stsb_pearson`, `fidelity_cosine`, `fidelity_cosine_1_32` ...,
+        `dict[str, float]`: `stsb_spearman`, `stsb_pearson`, `int8_spearman`, `fidelity_cosine`, `fidelity_cosine_1_32` ...,
         `retrieval_ndcg_at_10`, `lexnames_accuracy`, `modules_accuracy` ..., those of the tasks.
 
     Raises:
@@ -115,6 +119,8 @@ def evaluate_model(
     metrics: dict[str, float] = {}
     if "stsb" in names:
         metrics |= STSEvaluator.from_dataset(load_stsb(split), name="stsb", dtype=dtype)(model)
+    if "int8" in names:
+        metrics |= STSEvaluator.from_dataset(load_stsb(split), name="int8", dtype=dtype)(int8_copy(model))
     if "fidelity" in names:
         metrics |= fidelity(model)
     local = [name for name in names if name in MTEB_TASKS]
@@ -127,8 +133,7 @@ def evaluate_model(
 
 def score_models(
     models: Mapping[str, tuple[str, SentenceTransformer]],
-    tasks: str | Sequence[str],
-    splits: Sequence[str] = ("validation",),
+    tasks: Mapping[str, str | Sequence[str]],
     dtype: str = "auto",
     cache: ScoreCache | None = None,
 ) -> dict[str, ModelRow]:
@@ -137,11 +142,11 @@ def score_models(
     Args:
         models (`Mapping[str, tuple[str, SentenceTransformer]]`): role to (name, model), such as
             `{"teacher": ("all-MiniLM-L6-v2", teacher), "student": ("student", student)}`; roles are those of `ModelRow`.
-        tasks (`str` or `Sequence[str]`): names of `TASKS`; `fidelity` needs a teacher among the models, and is not
-            measured of the teacher itself.
-        splits (`Sequence[str]`, *optional*, defaults to `("validation",)`): `"validation"`, `"test"`. Test scores are
+        tasks (`Mapping[str, str | Sequence[str]]`): split to names of `TASKS`, such as
+            `{"validation": ["stsb"], "test": ["stsb", "fidelity", "retrieval"]}`. `fidelity` needs a teacher among the
+            models and is not measured of the teacher itself; `int8` is measured of the student only.
+        dtype (`str`, *optional*, defaults to `"auto"`): precision on validation, see `encode_sorted`. Test scores are
             always computed in float32.
-        dtype (`str`, *optional*, defaults to `"auto"`): precision on validation, see `encode_sorted`.
         cache (`ScoreCache`, *optional*): keeps the scores of the mteb tasks.
 
     Returns:
@@ -150,18 +155,19 @@ def score_models(
     Raises:
         ValueError: an unknown task, or `fidelity` without a teacher.
     """
-    names = parse_tasks(tasks)
+    asked = {split: parse_tasks(names) for split, names in tasks.items()}
     rows = {
         role: ModelRow(role, name, size=model_size(model), fingerprint=model_fingerprint(model))
         for role, (name, model) in models.items()
     }
-    for split in splits:
+    for split, names in asked.items():
         precision = "float32" if split == "test" else dtype
         fidelity = None
         if "fidelity" in names and "teacher" in models:
             fidelity = make_fidelity(models["teacher"][1], split, precision)
         for role, (_, model) in models.items():
-            mine = [name for name in names if name != "fidelity" or role != "teacher"]
+            left_out = {"teacher": {"fidelity", "int8"}, "student": set()}.get(role, {"int8"})
+            mine = [name for name in names if name not in left_out]
             if mine:
                 rows[role].metrics[split] = evaluate_model(model, mine, split, precision, fidelity, cache)
     return rows
@@ -182,21 +188,3 @@ def add_speed(
     speeds = measure_speed({role: model for role, (_, model) in models.items()}, texts, rounds)
     for role, speed in speeds.items():
         rows[role].speed = speed
-
-
-def int8_row(student: ModelRow, model: SentenceTransformer, split: str, dtype: str = "float32") -> ModelRow:
-    """Score the student with its matrices rounded to int8 on STS-B, so that its int8 size has a quality.
-
-    Args:
-        student (`ModelRow`): the student's row.
-        model (`SentenceTransformer`): the student.
-        split (`str`): `"validation"` or `"test"`.
-        dtype (`str`, *optional*, defaults to `"float32"`): precision of the computation.
-
-    Returns:
-        `ModelRow`: a row of the role `"student_int8"`.
-    """
-    rounded = int8_copy(model)
-    metrics = {split: evaluate_model(rounded, "stsb", split, dtype)}
-    note = "matrices rounded to int8, one scale a row"
-    return ModelRow("student_int8", student.name, note, student.size, None, metrics, model_fingerprint(rounded))

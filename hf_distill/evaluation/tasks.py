@@ -39,6 +39,9 @@ def _contained() -> Iterator[None]:
     level = logger.level
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is superseded by.*")  # STSBenchmark is the figure others publish
+        warnings.filterwarnings(
+            "ignore", message=".*ill-defined.*"
+        )  # a class that is never predicted has no precision
         try:
             logger.setLevel(logging.ERROR)
             disable_progress_bars()

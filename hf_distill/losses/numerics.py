@@ -47,8 +47,8 @@ def unit(x: Tensor, eps: float = 1e-8) -> Tensor:
     `torch.nn.functional.normalize` would give such a vector a gradient of 1 / eps, which decides the whole step.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    nonzero = norm > eps
-    return torch.where(nonzero, x, 0.0) / torch.where(nonzero, norm, 1.0)
+    zero = norm <= eps  # not `norm > eps`: a NaN must stay one
+    return torch.where(zero, 0.0, x) / torch.where(zero, 1.0, norm)
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:

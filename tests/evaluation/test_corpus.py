@@ -23,7 +23,9 @@ def test_passages_are_disjoint_and_stable():
     assert len(set(summaries)) == len(summaries)  # a query has one right passage
 
 
-@pytest.mark.parametrize(("texts_of", "classes", "per_class"), [(corpus.lexname_texts, 12, 16), (corpus.module_texts, 13, 16)])
+@pytest.mark.parametrize(
+    ("texts_of", "classes", "per_class"), [(corpus.lexname_texts, 12, 16), (corpus.module_texts, 13, 16)]
+)
 def test_classes_are_complete_and_splits_disjoint(texts_of, classes, per_class):
     splits = {split: texts_of(split) for split in ("train", "validation", "test")}
     counts = Counter(splits["train"].labels)
@@ -47,7 +49,9 @@ def test_heldout_texts_fill_every_bucket(tiny_model):
     texts = {split: corpus.heldout_texts(tiny_model.tokenizer, split, per_bucket=30) for split in corpus.SPLITS}
     assert not set(texts["validation"]) & set(texts["test"])
     lengths = count_tokens(tiny_model.tokenizer, texts["test"])
-    assert [int(((lengths >= low) & (lengths <= high)).sum()) for low, high in ((1, 32), (33, 128), (129, 256))] == [30] * 3
+    assert [int(((lengths >= low) & (lengths <= high)).sum()) for low, high in ((1, 32), (33, 128), (129, 256))] == [
+        30
+    ] * 3
     assert corpus.heldout_texts(tiny_model.tokenizer, "test", per_bucket=30) == texts["test"]
     prose = {passage.body for passage in corpus.retrieval_passages("test")} | {
         passage.summary for passage in corpus.retrieval_passages("test")

@@ -36,7 +36,9 @@ def test_another_width_is_compared_by_pairs(tiny_model, static_model, tiny_texts
     metrics = evaluator(static_model)
     assert evaluator.primary_metric == "fidelity_pair_rho"
     assert not any("cosine" in key for key in metrics)
-    student, teacher = (normalize_rows(encode_sorted(m, tiny_texts, dtype="float32")) for m in (static_model, tiny_model))
+    student, teacher = (
+        normalize_rows(encode_sorted(m, tiny_texts, dtype="float32")) for m in (static_model, tiny_model)
+    )
     rows, columns = np.triu_indices(len(tiny_texts), k=1)
     expected = spearmanr((student @ student.T)[rows, columns], (teacher @ teacher.T)[rows, columns]).statistic
     assert metrics["fidelity_pair_rho"] == pytest.approx(expected, abs=1e-6)

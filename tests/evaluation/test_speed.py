@@ -36,7 +36,9 @@ def test_speed_is_measured_in_turns(tiny_model, static_model, tiny_texts, monkey
 
     calls = []
     original = speed.encode_sorted
-    monkeypatch.setattr(speed, "encode_sorted", lambda model, texts, **kw: calls.append(model) or original(model, texts))
+    monkeypatch.setattr(
+        speed, "encode_sorted", lambda model, texts, **kw: calls.append(model) or original(model, texts)
+    )
     models = {"teacher": tiny_model, "student": static_model}
     result = measure_speed(models, tiny_texts[:8] * 2, rounds=2)
     assert calls[:6] == [tiny_model, static_model] * 3  # one warm-up round and two timed ones
