@@ -37,20 +37,18 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
 
-    started = time.monotonic()
-    folder = stages.open_run(recipe, args)
+    started, folder = time.monotonic(), stages.open_run(recipe, args)
 
     # ---- teacher and student ----
     teacher = LiveTeacher(load_teacher(recipe.teacher, revision=recipe.teacher_revision))
     source = teacher if recipe.init_from is None else LiveTeacher(load_teacher(recipe.init_from))
     student = stages.new_student(recipe, source.model, args.seed)
-    models = {"teacher": teacher.model, "student": student}
-    models["untrained"] = stages.new_student(recipe, source.model, args.seed)
+    untrained = stages.new_student(recipe, source.model, args.seed)
+    models = {"teacher": teacher.model, "student": student, "untrained": untrained}
 
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
     dataset, overlap = stages.load_texts(recipe, args.seed)
-    if args.process_index == 0:
-        print(overlap)
+    print(overlap)
     cache = stages.cache_teacher(teacher, dataset, recipe.cache_dir or folder / "teacher_cache", student)
     if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
         dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
@@ -71,9 +69,10 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     best_control, control_note = None, ""
     if recipe.control_minutes:
         models["control"] = stages.new_student(recipe, source.model, args.seed, init="random")
-        control = stages.distil(models["control"], stages.control_args(args, recipe), dataset, signal, evaluators)
-        best_control = control.state.best_metric
-        control_note = f"random init, {control.state.global_step} steps"
+        control = stages.distil(
+            models["control"], stages.control_args(args, recipe), dataset, signal, evaluators
+        ).state
+        best_control, control_note = control.best_metric, f"random init, {control.global_step} steps"
 
     # ---- the test split, once; report ----
     results = Results(
@@ -94,21 +93,20 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     return results
 
 
-def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, control: str) -> list[ModelRow]:
+def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, control_note: str) -> list[ModelRow]:
     """The table's rows: every model on STS-B and by length, teacher and student on the other tasks too; size and speed."""
-    from hf_distill.evaluation.suite import add_speed, int8_row, score_models
+    from hf_distill.evaluation.suite import add_speed, score_models
 
-    names = {"teacher": recipe.teacher}
-    named = {role: (names.get(role, recipe.student), model) for role, model in models.items()}
-    rows = score_models(named, ["stsb", "fidelity"], ("validation", "test"))
+    named = {role: (recipe.teacher if role == "teacher" else recipe.student, model) for role, model in models.items()}
+    rows = score_models(named, {"validation": ["stsb", "fidelity"], "test": ["stsb", "int8", "fidelity"]})
     compared = {role: named[role] for role in ("teacher", "student")}
-    more = [task for task in recipe.tasks if task not in ("stsb", "fidelity")]
-    for role, row in score_models(compared, more, ("test",)).items() if more else ():
+    more = [task for task in recipe.tasks if task not in ("stsb", "int8", "fidelity")]
+    for role, row in score_models(compared, {"test": more}).items() if more else ():
         rows[role].metrics["test"] |= row.metrics["test"]
     if "control" in rows:
-        rows["control"].note = control
+        rows["control"].note = control_note
     add_speed(rows, named, rounds=3)
-    return [*rows.values(), int8_row(rows["student"], models["student"], "test")]
+    return list(rows.values())
 
 
 def parse(arguments: list[str]) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:

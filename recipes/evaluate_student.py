@@ -120,7 +120,9 @@ def main(config: EvaluateConfig) -> Results | None:
     from accelerate import PartialState
 
     from hf_distill.evaluation.report import print_report, write_report
+    from hf_distill.hardware import use_all_cores
 
+    use_all_cores()
     if not PartialState().is_main_process:
         return None
     results = score(config)

@@ -222,7 +222,8 @@ def test_top_level_is_the_designs():
 @pytest.mark.parametrize(
     ("what", "pattern"),
     [
-        ("a local path", re.compile("/(?:wo" + "rk|ro" + "ot|ho" + "me|t" + "mp|var/t" + "mp)/")),
+        ("a local path", re.compile("/(?:wo" + "rk|ro" + "ot|t" + "mp|var/t" + "mp)/")),
+        ("a home folder", re.compile("/ho" + "me/")),
         ("an emoji", re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")),
         ("a token", re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")),
     ],
@@ -230,7 +231,8 @@ def test_top_level_is_the_designs():
 def test_no_file_holds(what, pattern):
     found = []
     for path in tracked_files():
-        if path.suffix in (".xz", ".gz", ".png", ".safetensors"):
+        example = what == "a home folder" and path in TESTS  # a test may show that such a path is hidden
+        if example or path.suffix in (".xz", ".gz", ".png", ".safetensors"):
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if pattern.search(line):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_CPU_TOKENS, _ACCELERATOR_TOKENS = 2048, 65536  # measured: larger batches leave a CPU's cache
+_CPU_TOKENS, _ACCELERATOR_TOKENS = 1024, 65536  # measured: larger batches leave a CPU's cache
 _TOKENIZE_ROWS = 1024
 
 Features = Mapping[str, Any]
@@ -47,7 +47,7 @@ def encode_sorted(
         dtype (`str`, *optional*, defaults to `"auto"`): `"auto"` (bfloat16 where the device computes in it natively,
             else float32), `"float32"`, `"bfloat16"` or `"float16"`. Half precision is autocast around the first
             module only (the transformer); pooling and what follows run in float32.
-        tokens_per_batch (`int`, *optional*): tokens in a batch, padding included; 2,048 on CPU, 65,536 elsewhere.
+        tokens_per_batch (`int`, *optional*): tokens in a batch, padding included; 1,024 on CPU, 65,536 elsewhere.
         prompt (`str`, *optional*): text put before each text.
         prompt_name (`str`, *optional*): name of one of the model's own prompts; its default prompt, if any, otherwise.
 

@@ -68,7 +68,7 @@ class EmbeddingRecipe:
     align_token_budget: int = field(default=4096, metadata={"help": "Padded tokens of a batch in stage 1."})
     control_minutes: float = field(default=1.0, metadata={"help": "Run from random weights; 0 leaves it out."})
     tasks: list[str] = field(
-        default_factory=lambda: ["stsb", "fidelity", "stsbenchmark", "retrieval", "lexnames", "modules"],
+        default_factory=lambda: ["stsb", "int8", "fidelity", "stsbenchmark", "retrieval", "lexnames", "modules"],
         metadata={"help": "What the final report measures; see evaluation/suite.py."},
     )
     fresh: bool = field(default=False, metadata={"help": "Start anew where OUTPUT_DIR holds another run."})

@@ -66,7 +66,7 @@ def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(config: Path, tmp_pa
     first = launch("--config", config, "--output_dir", run)
     assert first.returncode == 0, first.stderr[-3000:]
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert {row["role"] for row in results["rows"]} == {"teacher", "student", "student_int8", "untrained", "control"}
+    assert {row["role"] for row in results["rows"]} == {"teacher", "student", "untrained", "control"}
     assert all(0 <= abs(row["metrics"]["test"]["stsb_spearman"]) <= 1 for row in results["rows"])
     student = SentenceTransformer(str(run / "model"), device="cpu", trust_remote_code=True)
     assert np.isfinite(student.encode(["the train", "a red ball"])).all()

@@ -253,7 +253,7 @@ def test_nan_stops_the_run_with_advice(make_trainer):
     trainer = make_trainer(max_steps=3, l2_weight=1.0)
     with torch.no_grad():
         trainer.model[0].auto_model.embeddings.LayerNorm.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"loss/l2 is nan at step 1.*resume"):
+    with pytest.raises(FloatingPointError, match=r"loss/cosine is nan at step 1.*resume"):
         trainer.train()
 
 
