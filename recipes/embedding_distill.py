@@ -6,7 +6,8 @@ accelerate launch recipes/embedding_distill.py --config recipes/configs/embeddin
 ```
 
 Run the same line again after a kill or Ctrl-C and it goes on from the last checkpoint. The run folder then holds `model/`
-(loads with `SentenceTransformer`), `README.md` and `results.json` with what was measured, the curves, and the cache.
+(loads with `SentenceTransformer`), `README.md` and `results.json` with what was measured, the curves, and the teacher
+cache (layer-wise terms need the live teacher, so a run with `hidden_weight` has none).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
     from hf_distill.evaluation.results import ModelRow, Results
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
@@ -29,11 +31,8 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "embedding" / "deltanet_min
 def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     """Runs all stages and returns what was measured."""
     from hf_distill.data.collators import tokenize_columns
-    from hf_distill.data.stsb import load_stsb
     from hf_distill.evaluation.report import print_report, write_report
     from hf_distill.evaluation.results import Results, command_line
-    from hf_distill.evaluation.sts import STSEvaluator
-    from hf_distill.evaluation.suite import make_fidelity
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
 
@@ -49,20 +48,21 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
     dataset, overlap = stages.load_texts(recipe, args.seed)
     print(overlap)
-    cache = stages.cache_teacher(teacher, dataset, recipe.cache_dir or folder / "teacher_cache", student)
+    live = "hidden" in args.active_terms()  # layer-wise terms ask the teacher itself, batch by batch
+    signal = (
+        teacher
+        if live
+        else stages.cache_teacher(teacher, dataset, recipe.cache_dir or folder / "teacher_cache", student)
+    )
     if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
         dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
-    evaluators = [
-        STSEvaluator.from_dataset(load_stsb("validation")),
-        make_fidelity(teacher.model, "validation", "auto", 100),
-    ]
+    evaluators = validation(teacher.model)
 
     # ---- stage 1: every mixer imitates the attention it stands for ----
     if recipe.wants_alignment:
         stages.align(student, recipe, args, source, dataset)
 
     # ---- stage 2: end to end; the best checkpoint by validation becomes the student ----
-    signal = teacher if "hidden" in args.active_terms() else cache
     trainer = stages.distil(student, args, dataset, signal, evaluators)
 
     # ---- the control: the same from random weights, shorter ----
@@ -93,8 +93,17 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     return results
 
 
+def validation(teacher: SentenceTransformer) -> list[SentenceEvaluator]:
+    """What chooses the checkpoint, STS-B validation, and beside it the closeness to the teacher by length."""
+    from hf_distill.data.stsb import load_stsb
+    from hf_distill.evaluation.sts import STSEvaluator
+    from hf_distill.evaluation.suite import make_fidelity
+
+    return [STSEvaluator.from_dataset(load_stsb("validation")), make_fidelity(teacher, "validation", per_bucket=100)]
+
+
 def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, control_note: str) -> list[ModelRow]:
-    """The table's rows: every model on STS-B and by length, teacher and student on the other tasks too; size and speed."""
+    """The table's rows: every model on STS-B and by length, teacher and student on all tasks; size and speed."""
     from hf_distill.evaluation.suite import add_speed, score_models
 
     named = {role: (recipe.teacher if role == "teacher" else recipe.student, model) for role, model in models.items()}
