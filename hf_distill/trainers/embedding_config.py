@@ -61,7 +61,7 @@ class EmbeddingDistillConfig(DistillArguments, SentenceTransformerTrainingArgume
     Args:
         contrastive_scale (`float`, *optional*, defaults to 20.0): Inverse temperature.
         contrastive_label_smoothing (`float`, *optional*, defaults to 0.1): Label smoothing.
-        spearman_temperature (`float`, *optional*, defaults to 0.1): Softness of the ranks.
+        spearman_temperature (`float`, *optional*, defaults to 0.2): Softness of the ranks.
         ranking_margin (`float`, *optional*, defaults to 0.05): Scale of the logistic.
         ranking_min_gap (`float`, *optional*, defaults to 0.01): Teacher gaps up to this say nothing.
         matryoshka_dims (`list[int]`, *optional*): Also apply the embedding terms to these prefixes of the embedding.
@@ -91,7 +91,7 @@ class EmbeddingDistillConfig(DistillArguments, SentenceTransformerTrainingArgume
 
     contrastive_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the contrastive loss."})
     contrastive_label_smoothing: float = field(default=0.1, metadata={"help": "Label smoothing, contrastive loss."})
-    spearman_temperature: float = field(default=0.1, metadata={"help": "Softness of the ranks."})
+    spearman_temperature: float = field(default=0.2, metadata={"help": "Softness of the ranks."})
     ranking_margin: float = field(default=0.05, metadata={"help": "Scale of the ranking's logistic."})
     ranking_min_gap: float = field(default=0.01, metadata={"help": "Teacher gaps up to this are ties."})
     matryoshka_dims: list[int] | None = field(
