@@ -132,6 +132,9 @@ def report(cache: TeacherCache, show: bool = True) -> dict[str, Any]:
 if __name__ == "__main__":
     from trl import TrlParser
 
+    from hf_distill.hardware import use_all_cores
+
+    use_all_cores()
     try:
         main(*TrlParser((CacheTeacherConfig,)).parse_args_and_config())
     except KeyboardInterrupt as stop:

@@ -69,9 +69,8 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     best_control, control_note = None, ""
     if recipe.control_minutes:
         models["control"] = stages.new_student(recipe, source.model, args.seed, init="random")
-        control = stages.distil(
-            models["control"], stages.control_args(args, recipe), dataset, signal, evaluators
-        ).state
+        shorter = stages.control_args(args, recipe)
+        control = stages.distil(models["control"], shorter, dataset, signal, evaluators).state
         best_control, control_note = control.best_metric, f"random init, {control.global_step} steps"
 
     # ---- the test split, once; report ----
@@ -132,6 +131,9 @@ def parse(arguments: list[str]) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig
 
 
 if __name__ == "__main__":
+    from hf_distill.hardware import use_all_cores
+
+    use_all_cores()
     try:
         main(*parse(sys.argv[1:]))
     except KeyboardInterrupt:

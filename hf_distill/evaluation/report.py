@@ -56,6 +56,14 @@ _COSTS: list[tuple[str, str, str]] = [
 ]
 
 
+_SOURCES = [
+    ("retrieval_", "retrieval finds the passage of Python's documentation that a first sentence belongs to"),
+    ("lexnames_", "lexnames are 12 fields of WordNet's nouns"),
+    ("modules_", "modules are 13 families of Python's documentation"),
+    ("fidelity_", "the teacher is compared on WordNet's definitions and Python's documentation, half each"),
+]
+
+
 class Line(NamedTuple):
     """One line of the table.
 
@@ -198,13 +206,12 @@ def footnotes(results: Results) -> list[str]:
         notes.append("Test scores were computed once, after that choice, in float32.")
     if any("int8_spearman" in metrics for row in results.rows for metrics in row.metrics.values()):
         notes.append("int8: every matrix rounded to int8 with one scale a row, computed in float32.")
-    scored = {name for row in results.rows for metrics in row.metrics.values() for name in metrics}
-    if any(name.startswith(("retrieval", "modules", "fidelity")) for name in scored):
+    scored = " ".join(name for row in results.rows for metrics in row.metrics.values() for name in metrics)
+    sources = [text for prefix, text in _SOURCES if prefix in scored]
+    if sources:
         notes.append(
-            "Retrieval (first sentence to the rest of its passage), modules (13 families) and half of the texts compared "
-            f"with the teacher are the documentation of Python {results.versions.get('python', '')} itself; lexnames are "
-            "12 fields of held-out nouns of WordNet. None of it is trained on. Other versions of Python give other "
-            "texts: compare models on one."
+            f"Held-out texts: {'; '.join(sources)}. None of them is trained on. The documentation is that of Python "
+            f"{results.versions.get('python', '')} itself; another version has other texts, so compare models on one."
         )
     hardware = sorted({f"{row.speed.hardware}, {row.speed.dtype}" for row in results.rows if row.speed})
     if hardware:

@@ -96,9 +96,7 @@ def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(config: Path, tmp_pa
         (["--sources", '{"wikipedia": 1}'], "wikipedia"),
     ],
 )
-def test_wrong_arguments_end_before_any_work(
-    arguments: list[str], message: str, config: Path, tmp_path: Path
-) -> None:
+def test_wrong_arguments_end_before_any_work(arguments: list[str], message: str, config: Path, tmp_path: Path) -> None:
     done = launch("--config", config, "--output_dir", tmp_path / "run", *arguments)
     assert done.returncode != 0
     assert message in done.stderr
