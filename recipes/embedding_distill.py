@@ -33,6 +33,7 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     from hf_distill.data.collators import tokenize_columns
     from hf_distill.evaluation.report import print_report, write_report
     from hf_distill.evaluation.results import Results, command_line
+    from hf_distill.teachers.first_layer import with_first_layer
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
 
@@ -48,12 +49,9 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
     dataset, overlap = stages.load_texts(recipe, args.seed)
     print(overlap)
-    live = "hidden" in args.active_terms()  # layer-wise terms ask the teacher itself, batch by batch
-    signal = (
-        teacher
-        if live
-        else stages.cache_teacher(teacher, dataset, recipe.cache_dir or folder / "teacher_cache", student)
-    )
+    signal = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
+    if "hidden" not in args.active_terms():  # layer-wise terms ask the teacher itself, batch by batch
+        signal = stages.cache_teacher(signal, dataset, recipe.cache_dir or folder / "teacher_cache", student)
     if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
         dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
     evaluators = validation(teacher.model)

@@ -25,6 +25,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from transformers.utils import logging
 
 from hf_distill.data.files import is_file_name, load_file
+from hf_distill.data.news import news_texts
 from hf_distill.data.overlap import normalize_text
 from hf_distill.data.prose import installed_docstrings
 from hf_distill.data.stsb import load_stsb
@@ -97,7 +98,7 @@ HUB_SOURCES: dict[str, HubSource] = {
     ),
     "snli": HubSource("stanfordnlp/snli", "plain_text", _snli_entailment, 100_000, _THREE_SPLITS),
 }
-LOCAL_SOURCES = ("docstrings", "stsb_train", "wordnet", "wordnet_pairs", "wordnet_topics")
+LOCAL_SOURCES = ("docstrings", "news", "stsb_train", "wordnet", "wordnet_pairs", "wordnet_topics")
 _OPTIONS = {"wordnet_topics": {"length_spread"}, "docstrings": {"packages", "megabytes"}}
 _OFFLINE = (
     "Without a network use the sources wordnet_pairs (pairs), wordnet_topics and docstrings (texts), which every "
@@ -187,6 +188,8 @@ def _local_texts(name: str, split: str, limit: int | None, seed: int, options: d
         texts = wordnet_sentences(split, limit, seed)
     elif name == "wordnet_topics":
         texts = wordnet_topics(split, limit, seed, **options)
+    elif name == "news":
+        texts = news_texts(split, limit, seed)
     elif name == "docstrings":
         texts = installed_docstrings(split=split, limit=limit, seed=seed, **options)
     else:

@@ -109,6 +109,18 @@ def _passages_of(split: str) -> list[Passage]:
     return first + second
 
 
+def held_out_sentences() -> list[str]:
+    """List every text that the evaluation on packaged data is made of, for `data.overlap.remove_overlap`.
+
+    Returns:
+        `list[str]`: summaries and bodies of the standard library's passages, definitions and examples of the held-out
+        synsets, of both splits.
+    """
+    passages = [text for split in SPLITS for passage in _passages_of(split) for text in (passage.summary, passage.body)]
+    synsets = [synset for split in SPLITS for synset in synsets_of(split)]
+    return passages + [text for synset in synsets for text in (synset.gloss, *synset.examples)]
+
+
 def retrieval_passages(split: str) -> list[Passage]:
     """Choose the passages of a split for retrieval; the first sentence is the query for the rest.
 

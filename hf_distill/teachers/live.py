@@ -145,7 +145,11 @@ class LiveTeacher:
                 output_hidden_states=hidden_states,
                 return_dict=True,
             )
-        features = {"token_embeddings": output.last_hidden_state.float(), "attention_mask": attention_mask}
+        features = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_embeddings": output.last_hidden_state.float(),
+        }
         if prompt_length is not None:
             features["prompt_length"] = prompt_length
         for module in list(self.model)[1:]:

@@ -178,7 +178,8 @@ def _describe_modules(model: SentenceTransformer) -> tuple[str, bool]:
         elif isinstance(module, Normalize):
             normalizes = True
         else:
-            steps.append(type(module).__name__)
+            settings = module.extra_repr()
+            steps.append(type(module).__name__ + (f"({settings})" if settings else ""))
     return " > ".join(steps), normalizes
 
 

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from hf_distill.data.overlap import OverlapReport, remove_overlap
 from hf_distill.data.sources import load_mix
 from hf_distill.data.stsb import load_stsb
+from hf_distill.evaluation.corpus import held_out_sentences
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.projection import project_cache
@@ -46,6 +47,12 @@ class EmbeddingRecipe:
         default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Teacher: an id on the Hub, or a folder."}
     )
     teacher_revision: str | None = field(default=None, metadata={"help": "Revision of the teacher on the Hub."})
+    first_layer_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Mix this much of the teacher's mean input vector into its embedding; see teachers/first_layer."
+        },
+    )
     init_from: str | None = field(
         default=None, metadata={"help": "Model whose weights and tokenizer the student takes. Default: the teacher."}
     )
@@ -130,7 +137,7 @@ def open_run(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Path:
 
 
 def load_texts(recipe: EmbeddingRecipe, seed: int) -> tuple[Dataset, OverlapReport]:
-    """The mixed training texts without any that overlap with STS-B's validation or test sentences.
+    """The mixed training texts without any that overlap with what the recipe evaluates on.
 
     Args:
         recipe: Sources and number of texts.
@@ -140,13 +147,9 @@ def load_texts(recipe: EmbeddingRecipe, seed: int) -> tuple[Dataset, OverlapRepo
         The data set and what was removed from it.
     """
     dataset = load_mix(recipe.sources, recipe.num_texts, seed=seed)
-    evaluation = [
-        text
-        for split in ("validation", "test")
-        for name in ("sentence1", "sentence2")
-        for text in load_stsb(split)[name]
-    ]
-    return remove_overlap(dataset, dataset.column_names, evaluation)
+    splits = [load_stsb(split) for split in ("validation", "test")]
+    stsb = [text for split in splits for name in ("sentence1", "sentence2") for text in split[name]]
+    return remove_overlap(dataset, dataset.column_names, stsb + held_out_sentences())
 
 
 def new_student(
