@@ -48,7 +48,8 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
 
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
     dataset, overlap = stages.load_texts(recipe, args.seed)
-    print(overlap)
+    if args.process_index == 0:
+        print(overlap)
     signal = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
     if "hidden" not in args.active_terms():  # layer-wise terms ask the teacher itself, batch by batch
         signal = stages.cache_teacher(signal, dataset, recipe.cache_dir or folder / "teacher_cache", student)

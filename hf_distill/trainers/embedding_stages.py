@@ -203,7 +203,7 @@ def align(
     args: EmbeddingDistillConfig,
     teacher: LiveTeacher,
     dataset: Dataset,
-) -> None:
+) -> int:
     """Stage 1, in place: every mixer imitates the attention it stands for, all layers at once.
 
     Args:
@@ -212,13 +212,16 @@ def align(
         args: Folder, seed and length limit.
         teacher: Who is imitated: the model the student's weights come from.
         dataset: Texts.
+
+    Returns:
+        Its optimiser steps; 0 where it was done before.
     """
     done = Path(args.output_dir) / _ALIGNED
     encoder = student[0].auto_model
     if done.is_file():
         load_model(encoder, done)
         logger.warning(f"Stage 1 is done already: {done} is taken.")
-        return
+        return 0
     folder = done.parent / "run"
     config = MixerAlignmentConfig(
         output_dir=str(folder),
@@ -239,6 +242,7 @@ def align(
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     save_model(encoder, str(done))
     shutil.rmtree(folder)
+    return trainer.state.global_step
 
 
 def distil(

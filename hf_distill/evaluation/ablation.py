@@ -1,0 +1,103 @@
+"""The scores of an ablation: one JSON file a variant and seed, and the table over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from hf_distill.evaluation.score_cache import write_atomically
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
+
+COLUMNS = {
+    "stsb_spearman": "STS-B",
+    "fidelity_cosine_1_32": "cos 1–32",
+    "fidelity_cosine_33_128": "33–128",
+    "fidelity_cosine_129_256": "129–256",
+    "long_recall_128": "recall@1, 128",
+    "long_recall_256": "256",
+    "long_recall_512": "512",
+    "align_steps": "steps 1",
+    "steps": "steps 2",
+}
+
+
+def result_file(folder: Path, name: str, seed: int) -> Path:
+    """Name the file that holds the scores of a variant and seed.
+
+    Args:
+        folder (`Path`): of the ablation.
+        name (`str`): of the variant; anything but letters and digits becomes an underscore.
+        seed (`int`): of the run.
+
+    Returns:
+        `Path`: the file.
+    """
+    safe = "".join(character if character.isalnum() else "_" for character in name)
+    return folder / f"{safe}-seed{seed}.json"
+
+
+def write_scores(
+    folder: Path,
+    name: str,
+    seed: int,
+    model: SentenceTransformer,
+    evaluators: Sequence[SentenceEvaluator],
+    facts: dict[str, float] | None = None,
+) -> dict[str, float]:
+    """Score a variant and write the file.
+
+    Args:
+        folder (`Path`): of the ablation.
+        name (`str`): of the variant.
+        seed (`int`): of the run.
+        model (`SentenceTransformer`): the trained student.
+        evaluators (`Sequence[SentenceEvaluator]`): what to score, on validation.
+        facts (`dict[str, float]`, *optional*): what else to note, such as the number of steps.
+
+    Returns:
+        `dict[str, float]`: what the file holds.
+    """
+    scores = dict(facts or {})
+    for evaluator in evaluators:
+        scores |= {key: float(value) for key, value in evaluator(model).items()}
+    write_atomically(result_file(folder, name, seed), json.dumps(scores, indent=2) + "\n")
+    return scores
+
+
+def ablation_table(folder: Path, names: Sequence[str]) -> str:
+    """Make the Markdown table: one row a variant, the mean over its seeds, the spread where there are several.
+
+    Args:
+        folder (`Path`): of the ablation.
+        names (`Sequence[str]`): the variants, in order; those without a file are left out.
+
+    Returns:
+        `str`: the table; `±` is the standard deviation over seeds.
+    """
+    lines = [f"| variant | seeds | {' | '.join(COLUMNS.values())} |", "|:--|" + "--:|" * (len(COLUMNS) + 1)]
+    for name in names:
+        pattern = result_file(folder, name, 0).name.replace("-seed0.", "-seed*.")
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(pattern))]
+        if runs:
+            cells = [_cell([run[key] for run in runs if key in run], key) for key in COLUMNS]
+            lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float], key: str) -> str:
+    """A mean and its spread; empty where nothing was measured."""
+    if not values:
+        return ""
+    if key.endswith("steps"):
+        return f"{mean(values):,.0f}"
+    digits = 4 if key == "stsb_spearman" else 3
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+__all__ = ["COLUMNS", "ablation_table", "result_file", "write_scores"]
