@@ -1,8 +1,9 @@
-"""The command line: `hf-distill RECIPE ...` is `accelerate launch` of that recipe, `hf-distill env` shows the machine.
+"""The command line: `hf-distill RECIPE ...` is `accelerate launch` of that recipe; a few commands more are no recipes.
 
 Only argparse and the standard library are imported here; accelerate, torch and rich are loaded by the command that
 needs them, so `hf-distill --help` answers at once. A recipe's exit code becomes ours, a signal becomes 128 + its number
-(Ctrl-C: 130), and neither shows a traceback of the launcher.
+(Ctrl-C: 130), and neither shows a traceback of the launcher. What a command refuses is two lines and exit code 1, a
+wrong command line two lines and exit code 2.
 """
 
 from __future__ import annotations
@@ -31,9 +32,19 @@ examples:
   hf-distill embedding_distill --help                  the same and every field it takes
   hf-distill embedding_distill --config layers3_minilm --max_steps 100
   hf-distill embedding_distill --accelerate_config multi_gpu --num_processes 4
+  hf-distill evaluate runs/deltanet_minilm --test      choose the best checkpoint, score it
+  hf-distill report runs/deltanet_minilm               the run as one HTML page
+  hf-distill push runs/deltanet_minilm --hub_model_id user/deltanet-minilm
   hf-distill env --config deltanet_minilm              this machine, versions, training memory
 
 A recipe is a script: `accelerate launch recipes/RECIPE.py ...` does the same."""
+_COMMANDS = ("card", "export", "report", "env")
+# short names of recipes, which take the run's folder first, and an example of each
+_ALIASES = {"evaluate": "evaluate_student", "push": "push_student"}
+_ALIAS_EXAMPLES = {
+    "evaluate": "hf-distill evaluate runs/deltanet_minilm --checkpoints best --tasks all --test",
+    "push": "hf-distill push runs/deltanet_minilm --hub_model_id user/deltanet-minilm --private",
+}
 
 
 def recipes_folder() -> Path:
@@ -91,8 +102,63 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\nTry `{self.prog} --help`.\n")
 
 
+def _add_command(commands: Any, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Add a command whose help ends with one real example."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_commands(commands: Any) -> None:
+    """Add the commands that are no recipes."""
+    card = _add_command(
+        commands,
+        "card",
+        "write the model card of a run or of an exported student",
+        "Write README.md beside the model. Its figures are those of results.json, which must be of these very weights.",
+        "hf-distill card runs/deltanet_minilm --repo_id user/deltanet-minilm",
+    )
+    card.add_argument("folder", metavar="RUN|FOLDER", help="folder of a run, or of an exported student")
+    card.add_argument("--repo_id", metavar="USER/NAME", help="where the model will be on the Hub")
+    export = _add_command(
+        commands,
+        "export",
+        "write a student as one self-contained folder",
+        "Write weights, code, tokenizer, card and results into one folder, and load it where hf_distill is missing.",
+        "hf-distill export runs/deltanet_minilm exported/deltanet-minilm",
+    )
+    export.add_argument("source", metavar="SOURCE", help="folder of a run, or of a saved student")
+    export.add_argument("target", metavar="TARGET", help="folder to write: absent or empty")
+    export.add_argument("--repo_id", metavar="USER/NAME", help="where the model will be on the Hub")
+    export.add_argument("--no_check", action="store_true", help="do not load the folder in a clean process")
+    report = _add_command(
+        commands,
+        "report",
+        "write the HTML report of a run, or compare several",
+        "Write one HTML page that holds its pictures in itself: a run's report, or several runs side by side.",
+        "hf-distill report runs/deltanet_minilm runs/layers3_minilm --output comparison.html",
+    )
+    report.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run, with results.json")
+    report.add_argument("--output", metavar="FILE", help="page to write (RUN/report.html, or comparison.html)")
+    report.add_argument("--metric", default="stsb_spearman", help="quality that a comparison shows (%(default)s)")
+    env = _add_command(
+        commands,
+        "env",
+        "show hardware, versions and the training memory of a config",
+        "Show the machine, the versions of the packages, and what a training step of a config needs.",
+        "hf-distill env --config deltanet_minilm",
+    )
+    env.add_argument("--config", metavar="FILE|NAME", help="training config (YAML) whose memory to estimate")
+    env.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the top level and of `env`; a recipe's arguments go through untouched."""
+    """Return the parser of the top level and of its own commands; a recipe's arguments go through untouched."""
     parser = _Parser(
         prog="hf-distill",
         description=_DESCRIPTION,
@@ -102,9 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"hf_distill {hf_distill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    env = commands.add_parser("env", help="show hardware, versions and the training memory of a config")
-    env.add_argument("--config", metavar="FILE|NAME", help="training config (YAML) whose memory to estimate")
-    env.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    _add_commands(commands)
+    for alias, name in _ALIASES.items():
+        commands.add_parser(alias, help=f"the recipe {name} on a run: hf-distill {alias} RUN ...", add_help=False)
     for name in recipe_names():
         summary = recipe_docstring(name).strip().partition("\n")[0]
         commands.add_parser(name, help=summary.replace("%", "%%"), add_help=False)
@@ -127,7 +193,13 @@ def _launcher_arguments(name: str, arguments: list[str]) -> list[str]:
     if known.num_processes is not None:
         command += ["--num_processes", known.num_processes]
     command.append(str(recipes_folder() / f"{name}.py"))
-    return command + (["--config", find_config(known.config)] if known.config is not None else []) + rest
+    if known.config is None:
+        return command + rest
+    try:
+        read_config(known.config)  # what is wrong with the file is said at once, not after a launch
+    except ValueError as error:
+        parser.error(str(error))
+    return [*command, "--config", find_config(known.config), *rest]
 
 
 def _finish_children(forward: int | None) -> None:
@@ -194,10 +266,10 @@ def _first_comment(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
-def _show_recipe(name: str, with_fields: bool) -> int:
+def _show_recipe(name: str, with_fields: bool, example: str | None = None) -> int:
     """Print what a recipe does, its configs and how to launch it; then, if asked, the recipe's own `--help`."""
     folder = recipes_folder()
-    text = [recipe_docstring(name)]
+    text = [recipe_docstring(name), *(["", "example:", f"  {example}"] if example else [])]
     configs = sorted((folder / "configs").rglob("*.yaml")) if "--config" in text[0] else []
     text += ["", "configs (--config NAME or FILE):"] if configs else []
     for path in configs:
@@ -208,38 +280,6 @@ def _show_recipe(name: str, with_fields: bool) -> int:
     text += ["", f"every field: hf-distill {name} --help   (takes a few seconds)", f"script: {folder / name}.py"]
     print("\n".join(text), flush=True)
     return subprocess.call([sys.executable, str(folder / f"{name}.py"), "--help"]) if with_fields else 0
-
-
-def memory_arguments(config: dict[str, Any], bf16: bool) -> dict[str, Any]:
-    """Return the arguments of `estimate_memory` that a training config decides; the others keep their defaults.
-
-    Args:
-        config: Fields of a recipe's YAML.
-        bf16: Whether bf16 autocast is on by default on this machine.
-    """
-    from hf_distill.hardware import encoder_parameters
-
-    kind, student = config.get("student", "deltanet"), config.get("student_config") or {}
-    length = config.get("max_length") or 256
-    batch = config.get("per_device_train_batch_size", 8)
-    if config.get("token_budget"):
-        batch = max(1, config["token_budget"] // length)
-    arguments: dict[str, Any] = {
-        "batch_size": batch,
-        "sequence_length": length,
-        "layers": config.get("num_layers") or student.get("num_hidden_layers", 6),
-        "dtype": "bfloat16" if config.get("bf16", bf16) else "float32",
-        "activation_checkpointing": bool(config.get("gradient_checkpointing")),
-        "mixer": student.get("mixer", "ridge") if kind == "deltanet" else "attention",
-        "memory": student.get("memory", "single"),
-    }
-    arguments |= {name: student[name] for name in ("hidden_size", "intermediate_size") if name in student}
-    if kind == "static":
-        width = config.get("static_dim", 256)
-        arguments |= {"layers": 1, "hidden_size": width, "parameters": 30522 * width}
-    if config.get("hidden_weight"):
-        arguments["teacher_parameters"] = encoder_parameters()
-    return arguments
 
 
 def read_config(value: str) -> dict[str, Any]:
@@ -269,55 +309,35 @@ def read_config(value: str) -> dict[str, Any]:
     return config
 
 
-def environment(config: str | None = None) -> dict[str, Any]:
-    """Return what `hf-distill env --json` prints.
-
-    Args:
-        config: Training config whose memory to estimate; `None` leaves that out.
-
-    Returns:
-        `hardware`, `versions`, and with a config `memory` (bytes by part) and `memory_for` (what was assumed).
-
-    Raises:
-        ValueError: If the config cannot be read or holds an unknown mixer.
-    """
-    fields = read_config(config) if config is not None else None
-    from hf_distill.hardware import detect_hardware, estimate_memory, package_versions
-
-    hardware = detect_hardware()
-    result: dict[str, Any] = {"hardware": hardware.to_dict(), "versions": package_versions()}
-    if fields is not None:
-        arguments = memory_arguments(fields, hardware.bf16)
-        result |= {"memory": estimate_memory(**arguments).to_dict(), "memory_for": arguments}
-    return result
+def _run_recipe(command: str, arguments: list[str]) -> int:
+    """Show or launch a recipe, by its name or its short one (which takes the run's folder first)."""
+    name = _ALIASES.get(command, command)
+    if {"-h", "--help"} & set(arguments):
+        return _show_recipe(name, with_fields="--help" in arguments, example=_ALIAS_EXAMPLES.get(command))
+    if command in _ALIASES and arguments and not arguments[0].startswith("-"):
+        arguments = ["--run", *arguments]
+    try:
+        return launch(name, arguments)
+    except KeyboardInterrupt:  # while accelerate is being imported
+        return INTERRUPTED
 
 
-def _print_environment(result: dict[str, Any], config: str | None) -> None:
-    """Print the result of `environment` as tables."""
-    from rich.console import Console
-    from rich.table import Table
+def _run_command(options: argparse.Namespace) -> None:
+    """Run a command that is no recipe and print what it wrote."""
+    from hf_distill import cli_commands
 
-    console, hardware = Console(), result["hardware"]
-    rows = [(name.replace("_", " "), value) for name, value in hardware.items() if name != "gpus"]
-    for index, gpu in enumerate(hardware["gpus"]):
-        rows += [(f"GPU {index} {name.replace('_', ' ')}", value) for name, value in gpu.items()]
-    for title, lines in (("hardware", rows), ("versions", list(result["versions"].items()))):
-        table = Table(title=title, show_header=False, title_justify="left")
-        for name, value in lines:
-            text = ("yes" if value else "no") if isinstance(value, bool) else "-" if value is None else str(value)
-            table.add_row(name, text)
-        console.print(table)
-    if config is None:
-        return
-    gib = 1024**3
-    table = Table(title=f"memory of a training step, {config}", show_header=False, title_justify="left")
-    for name, size in result["memory"].items():
-        table.add_row(name, f"{size / gib:.2f} GiB")
-    console.print(table)
-    console.print("assumed: " + ", ".join(f"{name}={value}" for name, value in result["memory_for"].items()))
-    device = min((gpu["memory_gib"] for gpu in hardware["gpus"]), default=hardware["memory_gib"])
-    fits = "fits in" if result["memory"]["total"] / gib < 0.8 * device else "does not fit comfortably in"
-    console.print(f"This {fits} the {device:.1f} GiB of this machine ({hardware['device']}).")
+    if options.command == "card":
+        print(cli_commands.write_card(options.folder, options.repo_id))
+    elif options.command == "export":
+        print(cli_commands.export(options.source, options.target, options.repo_id, check=not options.no_check))
+    elif options.command == "report":
+        print(cli_commands.report(options.runs, options.output, options.metric))
+    else:
+        result = cli_commands.environment(None if options.config is None else read_config(options.config))
+        if options.json:
+            print(json.dumps(result, indent=2))
+        else:
+            cli_commands.print_environment(result, options.config)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -332,30 +352,28 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     recipes = recipe_names()
     command = arguments[0] if arguments else ""
-    if command in recipes:
-        if "-h" in arguments or "--help" in arguments:
-            return _show_recipe(command, with_fields="--help" in arguments)
-        try:
-            return launch(command, arguments[1:])
-        except KeyboardInterrupt:  # while accelerate is being imported
-            return INTERRUPTED
+    if _ALIASES.get(command, command) in recipes:
+        return _run_recipe(command, arguments[1:])
     parser = build_parser()
-    if command and not command.startswith("-") and command != "env":
-        close = difflib.get_close_matches(command.replace("-", "_"), recipes, n=1, cutoff=0.5)
+    own = ["card", "evaluate", "export", "push", "report", "env"]
+    if command and not command.startswith("-") and command not in own:
+        close = difflib.get_close_matches(command.replace("-", "_"), [*recipes, *own], n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]}?" if close else ""
-        parser.error(f"there is no recipe {command!r}.{hint} The recipes: {', '.join(recipes)}; and `env`.")
+        parser.error(
+            f"there is no command {command!r}.{hint} The recipes: {', '.join(recipes)}; also {', '.join(own)}."
+        )
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
         return 2
     try:
-        result = environment(options.config)
-    except ValueError as error:
-        parser.error(str(error))
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print_environment(result, options.config)
+        _run_command(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ValueError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        print(f"hf-distill {command}: error: {message}\nTry `hf-distill {command} --help`.", file=sys.stderr)
+        return 1
     return 0
 
 

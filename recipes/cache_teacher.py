@@ -130,13 +130,12 @@ def report(cache: TeacherCache, show: bool = True) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from trl import TrlParser
-
     from hf_distill.hardware import use_all_cores
+    from hf_distill.trainers.recipe_arguments import parse_arguments
 
     use_all_cores()
     try:
-        main(*TrlParser((CacheTeacherConfig,)).parse_args_and_config())
+        main(*parse_arguments((CacheTeacherConfig,), sys.argv[1:], __doc__))
     except KeyboardInterrupt as stop:
         print(stop, file=sys.stderr)
         sys.exit(130)

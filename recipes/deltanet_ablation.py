@@ -78,7 +78,7 @@ def main(config: AblationConfig) -> str:
         recipe.fresh = True
         stages.open_run(recipe, args)
         student = stages.new_student(recipe, teacher.model, seed)
-        align_steps = stages.align(student, recipe, args, teacher, dataset)
+        align_steps = stages.align(student, recipe, args, teacher, dataset).steps
         trainer = stages.distil(student, args, dataset, target, [])
         steps = {"align_steps": align_steps, "steps": trainer.state.global_step}
         write_scores(folder, name, seed, student, evaluators, steps)
@@ -103,18 +103,12 @@ def base_recipe(
 
 
 if __name__ == "__main__":
-    from trl import TrlParser
-
     from hf_distill.hardware import use_all_cores
+    from hf_distill.trainers.recipe_arguments import parse_arguments
 
     use_all_cores()
-    default = (
-        [] if {"--config", "-h", "--help"} & set(sys.argv) else ["--config", str(CONFIGS / "ablation/deltanet.yaml")]
-    )
     try:
-        print(
-            main(*TrlParser((AblationConfig,), description=__doc__).parse_args_and_config([*default, *sys.argv[1:]]))
-        )
+        print(main(*parse_arguments((AblationConfig,), sys.argv[1:], __doc__, CONFIGS / "ablation/deltanet.yaml")))
     except KeyboardInterrupt:
         print("Stopped. The same command goes on with the variants that are missing.", file=sys.stderr)
         sys.exit(130)

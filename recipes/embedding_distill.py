@@ -33,9 +33,9 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     from hf_distill.data.collators import tokenize_columns
     from hf_distill.evaluation.report import print_report, write_report
     from hf_distill.evaluation.results import Results, command_line
-    from hf_distill.teachers.first_layer import with_first_layer
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
+    from hf_distill.trainers.training_summary import stage_of, summarise_training
 
     started, folder = time.monotonic(), stages.open_run(recipe, args)
 
@@ -47,41 +47,42 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     models = {"teacher": teacher.model, "student": student, "untrained": untrained}
 
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
-    dataset, overlap = stages.load_texts(recipe, args.seed)
+    rows: dict[str, int] = {}
+    dataset, overlap = stages.load_texts(recipe, args.seed, rows)
     if args.process_index == 0:
         print(overlap)
-    signal = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
-    if "hidden" not in args.active_terms():  # layer-wise terms ask the teacher itself, batch by batch
-        signal = stages.cache_teacher(signal, dataset, recipe.cache_dir or folder / "teacher_cache", student)
+    signal = stages.teacher_signal(teacher, recipe, args, dataset, student)
     if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
         dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
     evaluators = validation(teacher.model)
 
     # ---- stage 1: every mixer imitates the attention it stands for ----
-    if recipe.wants_alignment:
-        stages.align(student, recipe, args, source, dataset)
+    spent = [stages.align(student, recipe, args, source, dataset)] if recipe.wants_alignment else []
 
     # ---- stage 2: end to end; the best checkpoint by validation becomes the student ----
     trainer = stages.distil(student, args, dataset, signal, evaluators)
+    spent.append(stage_of("end to end", trainer))
 
     # ---- the control: the same from random weights, shorter ----
     best_control, control_note = None, ""
     if recipe.control_minutes:
         models["control"] = stages.new_student(recipe, source.model, args.seed, init="random")
         shorter = stages.control_args(args, recipe)
-        control = stages.distil(models["control"], shorter, dataset, signal, evaluators).state
-        best_control, control_note = control.best_metric, f"random init, {control.global_step} steps"
+        control = stages.distil(models["control"], shorter, dataset, signal, evaluators)
+        spent.append(stage_of("control", control))
+        best_control, control_note = control.state.best_metric, f"random init, {control.state.global_step} steps"
 
     # ---- the test split, once; report ----
     results = Results(
         run=folder.name,
-        rows=score(models, recipe, control_note),
+        rows=score(models, recipe, control_note, folder),
         selected_step=stages.best_step(trainer),
         selected_by=args.metric_for_best_model or "",
         command=command_line("recipes/embedding_distill.py", sys.argv[1:]),
         seed=args.seed,
         minutes=(time.monotonic() - started) / 60,
         notes=[str(overlap), str(trainer.check_gain(best_control))],
+        training=summarise_training(recipe, trainer, teacher.model, source.model, overlap, spent, rows),
     )
     if args.process_index == 0:
         student.save(str(folder / "model"))
@@ -100,15 +101,19 @@ def validation(teacher: SentenceTransformer) -> list[SentenceEvaluator]:
     return [STSEvaluator.from_dataset(load_stsb("validation")), make_fidelity(teacher, "validation", per_bucket=100)]
 
 
-def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, control_note: str) -> list[ModelRow]:
+def score(
+    models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, control_note: str, folder: Path
+) -> list[ModelRow]:
     """The table's rows: every model on STS-B and by length, teacher and student on all tasks; size and speed."""
+    from hf_distill.evaluation.score_cache import shared_scores
     from hf_distill.evaluation.suite import add_speed, score_models
 
     named = {role: (recipe.teacher if role == "teacher" else recipe.student, model) for role, model in models.items()}
-    rows = score_models(named, {"validation": ["stsb", "fidelity"], "test": ["stsb", "int8", "fidelity"]})
+    kept = {"cache": shared_scores(folder), "mteb_folder": folder / "mteb"}
+    rows = score_models(named, {"validation": ["stsb", "fidelity"], "test": ["stsb", "int8", "fidelity"]}, **kept)
     compared = {role: named[role] for role in ("teacher", "student")}
     more = [task for task in recipe.tasks if task not in ("stsb", "int8", "fidelity")]
-    for role, row in score_models(compared, {"test": more}).items() if more else ():
+    for role, row in score_models(compared, {"test": more}, **kept).items() if more else ():
         rows[role].metrics["test"] |= row.metrics["test"]
     if "control" in rows:
         rows["control"].note = control_note
@@ -118,15 +123,11 @@ def score(models: dict[str, SentenceTransformer], recipe: EmbeddingRecipe, contr
 
 def parse(arguments: list[str]) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:
     """Reads YAML and command line; without `--config` the default recipe."""
-    from trl import TrlParser
-
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
     from hf_distill.trainers.embedding_stages import EmbeddingRecipe
+    from hf_distill.trainers.recipe_arguments import parse_arguments
 
-    if not {"--config", "-h", "--help"} & set(arguments):
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    parser = TrlParser((EmbeddingRecipe, EmbeddingDistillConfig), description=__doc__)
-    return parser.parse_args_and_config(arguments)
+    return parse_arguments((EmbeddingRecipe, EmbeddingDistillConfig), arguments, __doc__, DEFAULT_CONFIG)
 
 
 if __name__ == "__main__":

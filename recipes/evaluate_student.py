@@ -3,10 +3,12 @@
 ```bash
 accelerate launch recipes/evaluate_student.py --run runs/deltanet_minilm                        # all checkpoints
 accelerate launch recipes/evaluate_student.py --run runs/deltanet_minilm --checkpoints best --tasks all --test
+accelerate launch recipes/evaluate_student.py --run runs/seed1 --tasks stsb,Banking77Classification --test
 ```
 
-The choice is made on validation. The test split is read only with `--test`, once, for the chosen checkpoint (and the
-teacher), in float32. The run folder then holds `model/`, `results.json`, `curves.png` and `README.md`.
+Tasks are those of hf_distill, and any of mteb's by its name (from the Hub). The choice is made on validation. The test
+split is read only with `--test`, once, for the chosen checkpoint (and the teacher), in float32. What has been computed is
+not computed again. The run then holds `model/`, `results.json`, `curves.png`, `README.md`, `report.html` and `mteb/`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hf_distill.evaluation.results import CheckpointScore, Results
+    from hf_distill.evaluation.score_cache import ScoreCache
 
 
 @dataclass
@@ -33,7 +36,10 @@ class EvaluateConfig:
     )
     tasks: str = field(
         default="stsb,int8,fidelity,retrieval,lexnames,modules",
-        metadata={"help": "Tasks of the report: stsb,int8,fidelity,stsbenchmark,retrieval,lexnames,modules or all."},
+        metadata={
+            "help": "Tasks of the report: stsb,int8,embedding_int8,embedding_binary,fidelity,stsbenchmark,retrieval,"
+            "lexnames,modules, all of these, or names of mteb's tasks such as Banking77Classification."
+        },
     )
     metric: str = field(default="stsb_spearman", metadata={"help": "Validation metric that chooses the checkpoint."})
     teacher: str | None = field(
@@ -66,7 +72,9 @@ def load_run_teacher(config: EvaluateConfig) -> tuple[str, SentenceTransformer] 
     return shown, load_teacher(name, trust_remote_code=config.trust_remote_code)
 
 
-def select(config: EvaluateConfig, teacher: tuple[str, SentenceTransformer] | None) -> list[CheckpointScore]:
+def select(
+    config: EvaluateConfig, teacher: tuple[str, SentenceTransformer] | None, cache: ScoreCache
+) -> list[CheckpointScore]:
     """Score the checkpoints on validation and make the best one the run's model; the best comes first."""
     from hf_distill.evaluation import suite
     from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint, publish_checkpoint
@@ -75,7 +83,8 @@ def select(config: EvaluateConfig, teacher: tuple[str, SentenceTransformer] | No
     task, checkpoints, scores = suite.task_of(config.metric), choose_checkpoints(config.run, config.checkpoints), []
     fidelity = suite.make_fidelity(teacher[1], "validation", config.dtype) if teacher and task == "fidelity" else None
     for checkpoint in checkpoints:
-        metrics = suite.evaluate_model(load_checkpoint(checkpoint.path), [task], "validation", config.dtype, fidelity)
+        model = load_checkpoint(checkpoint.path)
+        metrics = suite.evaluate_model(model, [task], "validation", config.dtype, fidelity, cache)
         if config.metric not in metrics:
             raise ValueError(f"There is no metric {config.metric!r}; the task {task} has {', '.join(metrics)}.")
         scores.append(CheckpointScore(checkpoint.step, metrics))
@@ -91,22 +100,23 @@ def score(config: EvaluateConfig) -> Results:
     from hf_distill.evaluation import suite
     from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint
     from hf_distill.evaluation.results import RESULTS_FILE, Results, command_line
-    from hf_distill.evaluation.score_cache import ScoreCache
+    from hf_distill.evaluation.score_cache import shared_scores
 
     tasks, run = suite.parse_tasks(config.tasks), Path(config.run)
     choose_checkpoints(run, config.checkpoints)  # what is wrong with the run is said before a teacher is loaded
+    results = Results.read(run) if (run / RESULTS_FILE).is_file() else Results(run.resolve().name)
+    suite.check_data(tasks, "test" if config.test else "validation")
     teacher = load_run_teacher(config)
     if teacher is None and "fidelity" in (*tasks, suite.task_of(config.metric)):
         raise ValueError("The task fidelity needs --teacher: the run's recipe.json names none. Or leave fidelity out.")
-    scores = select(config, teacher)
+    cache = shared_scores(run)  # other seeds of this run have the same teacher
+    scores = select(config, teacher, cache)
     student = load_checkpoint(run / MODEL_FOLDER)
     models = ({"teacher": teacher} if teacher else {}) | {"student": (run.resolve().name, student)}
     splits = {"validation": [suite.task_of(config.metric)], "test": tasks} if config.test else {"validation": tasks}
-    rows = suite.score_models(models, splits, config.dtype, ScoreCache(run / "scores"))
+    rows = suite.score_models(models, splits, config.dtype, cache, run / "mteb")
     if config.speed:
         suite.add_speed(rows, models)
-
-    results = Results.read(run) if (run / RESULTS_FILE).is_file() else Results(run.resolve().name)
     for row in rows.values():
         results.put(row)
     results.checkpoints = sorted(scores, key=lambda score: score.step)
@@ -132,9 +142,9 @@ def main(config: EvaluateConfig) -> Results | None:
 
 
 if __name__ == "__main__":
-    from trl import TrlParser
+    from hf_distill.trainers.recipe_arguments import parse_arguments
 
     try:
-        main(*TrlParser((EvaluateConfig,)).parse_args_and_config())
+        main(*parse_arguments((EvaluateConfig,), sys.argv[1:], __doc__))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

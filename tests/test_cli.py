@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_distill import cli
+from hf_distill import cli, cli_commands
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -208,7 +208,7 @@ def test_env_tables(capsys):
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_config_has_an_estimate(path):
-    memory = cli.environment(str(path))["memory"]
+    memory = cli_commands.environment(cli.read_config(str(path)))["memory"]
     assert 2**20 < memory["total"] < 64 * 2**30
 
 
@@ -220,7 +220,27 @@ def test_env_bad_config(tmp_path, capsys, text, says):
     path = tmp_path / "bad.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["env", "--config", str(path)])
-    assert stop.value.code == 2
+    assert cli.main(["env", "--config", str(path)]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file, and no shipped config. Shipped: tiny."),
+        ("a: [1\n", "not valid YAML"),
+        ("3\n", "found int"),
+    ],
+)
+def test_a_bad_config_is_refused_before_anything_is_launched(fake_recipes, monkeypatch, capsys, tmp_path, text, says):
+    monkeypatch.setattr(cli, "recipes_folder", lambda: fake_recipes)
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fake", "--config", str(path), str(tmp_path)])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert says in lines[0]
+    assert lines[-1] == "Try `hf-distill fake --help`."
+    assert not (tmp_path / "started0").exists()

@@ -37,7 +37,8 @@ ALLOWED = {
     "evaluation": {"losses", "models", "teachers", "data", "rewards", "hub", "hardware"},
     "hub": {"losses", "models", "teachers", "data", "rewards", "evaluation", "hardware"},
     "quantization": {"losses", "models"},
-    "cli": {"hardware"},
+    "cli": {"hardware", "cli_commands"},
+    "cli_commands": {"hub", "evaluation", "hardware"},
 }
 MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", "fla", *sys.stdlib_module_names}
 

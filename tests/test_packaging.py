@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("hf_distill", "recipes"):
+    for name in ("hf_distill", "recipes", "model_cards"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -55,7 +55,7 @@ def lines(text: str) -> list[str]:
 def test_packages_are_the_folders(setup_cfg):
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "hf_distill").rglob("*.py")}
     expected = {folder.as_posix().replace("/", ".") for folder in folders if "__pycache__" not in folder.parts}
-    assert set(lines(setup_cfg["options"]["packages"])) == expected | {"hf_distill.recipes"}
+    assert set(lines(setup_cfg["options"]["packages"])) == expected | {"hf_distill.model_cards", "hf_distill.recipes"}
 
 
 def test_pyproject_holds_the_build_system_and_nothing_else():
@@ -101,9 +101,10 @@ def test_licence_is_the_full_apache_text():
 def test_wheel_holds_every_file_of_the_package_and_the_recipes(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     expected = set()
-    for top, prefix in (("hf_distill", "hf_distill"), ("recipes", "hf_distill/recipes")):
+    tops = {"hf_distill": "hf_distill", "recipes": "hf_distill/recipes", "model_cards": "hf_distill/model_cards"}
+    for top, prefix in tops.items():
         for path in (ROOT / top).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not {"__pycache__", "rendered"} & set(path.parts):  # rendered cards are for reading
                 expected.add(f"{prefix}/{path.relative_to(ROOT / top).as_posix()}")
     assert expected - inside == set()
     assert {name.partition("/")[0] for name in inside} == {
@@ -125,6 +126,9 @@ def test_installed_wheel_finds_its_recipes_and_data(wheel, tmp_path):
         "assert cli.recipes_folder() == Path(hf_distill.__file__).parent / 'recipes', cli.recipes_folder()\n"
         "assert Path(cli.find_config('deltanet_minilm')).is_file()\n"
         "assert Path(cli.find_accelerate_config('fsdp2')).is_file()\n"
+        "from hf_distill.hub import templates_folder\n"
+        "assert (templates_folder() / 'embedding_student.md.jinja').is_file(), templates_folder()\n"
+        "assert templates_folder().parent == Path(hf_distill.__file__).parent, templates_folder()\n"
         "print(cli.recipe_names())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}

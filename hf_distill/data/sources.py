@@ -314,7 +314,9 @@ def _is_pair_source(name: str) -> bool:
     return name not in LOCAL_SOURCES and "anchor" in load_file(name).column_names
 
 
-def load_mix(spec: Mapping[str, float | Mapping[str, Any]], total: int, seed: int = 42) -> Dataset:
+def load_mix(
+    spec: Mapping[str, float | Mapping[str, Any]], total: int, seed: int = 42, counts: dict[str, int] | None = None
+) -> Dataset:
     """Mix sources by weight into one shuffled data set without duplicates.
 
     Args:
@@ -323,6 +325,7 @@ def load_mix(spec: Mapping[str, float | Mapping[str, Any]], total: int, seed: in
         total (`int`): rows wanted. A source that has fewer than its share leaves the rest to the others; duplicates,
             also across sources, are dropped and not made up for.
         seed (`int`, *optional*, defaults to 42): of the sources and of the order.
+        counts (`dict[str, int]`, *optional*): is filled with the rows that each source gave, duplicates left out.
 
     Returns:
         `Dataset`: `anchor` and `positive` if all sources are pairs; else `text`, a pair giving two texts.
@@ -356,6 +359,8 @@ def load_mix(spec: Mapping[str, float | Mapping[str, Any]], total: int, seed: in
         for row in part.rows:
             merged.setdefault("\n".join(map(normalize_text, row)), row)
         logger.info("Mix: %s gave %d rows, %d of them new.", name, len(part.rows), len(merged) - before)
+        if counts is not None:
+            counts[name] = len(merged) - before
     rows = list(merged.values())
     random.Random(f"load_mix {seed}").shuffle(rows)
     columns = ("anchor", "positive") if all_pairs else ("text",)

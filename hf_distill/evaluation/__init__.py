@@ -4,11 +4,15 @@ Import from the modules; each brings only what it needs (mteb and matplotlib are
 
 * `encode`: the fast encoder that everything here shares
 * `sts`, `fidelity`: evaluators for the training loop
-* `corpus`, `tasks`: held-out texts, and mteb tasks made of them
-* `speed`: size, throughput and latency
-* `suite`: all of it on one model
+* `splits`: keeps evaluators of a test split out of the training loop
+* `corpus`, `tasks`: held-out texts, and mteb tasks made of them; `mteb_runs`: any task of mteb by its name
+* `quantized`: STS-B and retrieval with embeddings in int8 or bits
+* `lm_harness`: causal students on tasks of lm-eval
+* `speed`: size, throughput, latency and memory
+* `suite`: all of it on one model, kept in a `score_cache` that runs share
 * `checkpoints`: the checkpoints of a run, and the one that becomes its model
-* `results`, `report`: results.json, the table and the curves
+* `results`, `training_summary`: results.json
+* `report`, `html_report`: table, curves and pages of a run; `comparison`: of several; `seeds`: their mean and spread
 """
 
 from __future__ import annotations

@@ -116,7 +116,9 @@ def held_out_sentences() -> list[str]:
         `list[str]`: summaries and bodies of the standard library's passages, definitions and examples of the held-out
         synsets, of both splits.
     """
-    passages = [text for split in SPLITS for passage in _passages_of(split) for text in (passage.summary, passage.body)]
+    passages = [
+        text for split in SPLITS for passage in _passages_of(split) for text in (passage.summary, passage.body)
+    ]
     synsets = [synset for split in SPLITS for synset in synsets_of(split)]
     return passages + [text for synset in synsets for text in (synset.gloss, *synset.examples)]
 

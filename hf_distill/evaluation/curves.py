@@ -1,9 +1,11 @@
-"""The picture of a run: its loss terms and its validation scores over the steps."""
+"""The curves of a run: its loss terms and its validation scores over the steps."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +17,24 @@ try:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError("The curves need matplotlib. Install the extra: pip install 'hf_distill[plot]'") from error
+    raise ImportError("The pictures need matplotlib. Install the extra: pip install 'hf_distill[plot]'") from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 _STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
+    "font.size": 11,
+    "axes.titlesize": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 10,
 }
+Panel = tuple[Callable[..., None], list[str]]
 _CHOSEN = "chosen checkpoint"
 _BUCKET_LABELS = {"1_32": "1–32 tokens", "33_128": "33–128 tokens", "129_256": "129–256 tokens"}
 
@@ -74,33 +77,90 @@ def plot_curves(
     Raises:
         ValueError: the log holds neither a loss nor a score.
     """
+    panels = curve_panels(log_history)
+    if not panels:
+        raise ValueError("The log holds no loss and no score: set logging_steps and eval_steps, or skip the curves.")
+    with style():
+        figure = Figure(figsize=(4.2 * len(panels), 4.1), dpi=160, layout="constrained")
+        for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            draw_panel(axis, panel, log_history, reference or {}, selected_step)
+        if title:
+            figure.suptitle(title, fontsize=13)
+        return save_png(figure, path)
+
+
+def curve_panels(log_history: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """Find what a log has curves of.
+
+    Args:
+        log_history (`Sequence[Mapping]`): the trainer's log.
+
+    Returns:
+        `list`: at most three panels for `draw_panel`: loss terms, validation similarity, closeness to the teacher by
+        length.
+    """
     keys = sorted({key for entry in log_history for key in entry})
     terms = [key for key in keys if key.startswith("loss/")]
     losses = (["loss"] if "loss" in keys and len(terms) != 1 else []) + terms
     similarity = [key for key in keys if key.startswith("eval_") and key.endswith("_spearman")]
     fidelity = [key for key in keys if key.startswith("eval_") and _bucket(key) is not None]
     cosines = [key for key in fidelity if "_cosine_" in key] or fidelity  # pair_rho where there is no cosine
-    panels = [
-        (draw, chosen)
-        for draw, chosen in ((_draw_losses, losses), (_draw_similarity, similarity), (_draw_fidelity, cosines))
-        if chosen
-    ]
-    if not panels:
-        raise ValueError("The log holds no loss and no score: set logging_steps and eval_steps, or skip the curves.")
+    found = [(_draw_losses, losses), (_draw_similarity, similarity), (_draw_fidelity, cosines)]
+    return [(draw, chosen) for draw, chosen in found if chosen]
+
+
+def draw_panel(
+    axis: Axes,
+    panel: Panel,
+    log_history: Sequence[Mapping[str, Any]],
+    reference: Mapping[str, Mapping[str, float]],
+    selected_step: int | None,
+) -> None:
+    """Draw one panel of `curve_panels`.
+
+    Args:
+        axis (`Axes`): where to.
+        panel (`tuple`): what.
+        log_history (`Sequence[Mapping]`): the trainer's log.
+        reference (`Mapping`): horizontal lines, see `plot_curves`.
+        selected_step (`int`, *optional*): step of the chosen checkpoint.
+    """
+    draw, keys = panel
+    draw(axis, log_history, keys, reference, selected_step)
+    axis.set_xlabel("optimiser step")
+    axis.margins(x=0.02)
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of the reports."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6 * len(panels), 4.1), dpi=160, layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (draw, chosen) in zip(axes, panels, strict=True):
-            draw(axis, log_history, chosen, reference or {}, selected_step)
-            axis.set_xlabel("optimiser step")
-            axis.margins(x=0.02)
-        if title:
-            figure.suptitle(title, fontsize=12)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-        figure.savefig(temporary, facecolor="white")
-        os.replace(temporary, path)
+        yield
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Render a figure as a PNG on white, which is legible on a dark page too."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", facecolor="white")
+    return buffer.getvalue()
+
+
+def save_png(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as a PNG, atomically.
+
+    Args:
+        figure (`Figure`): the figure.
+        path (`str` or `Path`): the file; its folder is made.
+
+    Returns:
+        `Path`: the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+    temporary.write_bytes(png_bytes(figure))
+    os.replace(temporary, path)
     return path
 
 
@@ -121,7 +181,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 def _draw_losses(axis: Axes, log: Sequence[Mapping[str, Any]], keys: list[str], *_: Any) -> None:
     """Draw the terms: what was logged faintly, its moving average on top, on a logarithmic scale if all are positive."""
     positive = True
-    for colour, key in zip(_COLOURS * 2, keys, strict=False):
+    for colour, key in zip(COLOURS * 2, keys, strict=False):
         steps, values = series(log, key)
         positive &= bool((values > 0).all())
         label = "weighted sum" if key == "loss" else key.removeprefix("loss/").replace("_", " ")
@@ -143,7 +203,7 @@ def _draw_similarity(
     selected_step: int | None,
 ) -> None:
     """Draw validation Spearman with the reference models as horizontal lines."""
-    for colour, key in zip(_COLOURS, keys, strict=False):
+    for colour, key in zip(COLOURS, keys, strict=False):
         steps, values = series(log, key)
         axis.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label="student")
         _mark_selected(axis, steps, values, selected_step, colour)
@@ -167,7 +227,7 @@ def _draw_fidelity(
 ) -> None:
     """Draw the agreement with the teacher per length bucket."""
     ordered = sorted(keys, key=lambda key: list(_BUCKET_LABELS).index(_bucket(key) or ""))
-    for colour, key in zip(_COLOURS, ordered, strict=False):
+    for colour, key in zip(COLOURS, ordered, strict=False):
         steps, values = series(log, key)
         axis.plot(steps, values, color=colour, marker="o", markersize=3.5, label=_BUCKET_LABELS[_bucket(key) or ""])
         _mark_selected(axis, steps, values, selected_step, colour)

@@ -52,6 +52,7 @@ class FidelityEvaluator(SentenceEvaluator):
         name (`str`, *optional*, defaults to `"fidelity"`): prefix of the metrics.
         max_length (`int`, *optional*, defaults to 256): longer texts are counted as so many tokens.
         dtype (`str`, *optional*, defaults to `"auto"`): precision of both models, see `encode_sorted`.
+        split (`str`, *optional*): split that the texts are of; the trainer refuses `"test"`.
 
     Raises:
         ValueError: no texts, another number of teacher rows than texts, NaN in the teacher, or no tokenizer.
@@ -75,11 +76,13 @@ class FidelityEvaluator(SentenceEvaluator):
         name: str = "fidelity",
         max_length: int = 256,
         dtype: str = "auto",
+        split: str | None = None,
     ) -> None:
         super().__init__()
         self.texts = list(texts)
         self.name = name
         self.dtype = dtype
+        self.split = split
         if not self.texts:
             raise ValueError("Fidelity needs held-out texts, and there are none. Give some of every length.")
         if not isinstance(teacher, np.ndarray):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 LENGTHS = (128, 256, 512)
+_UNLIMITED = 1_000_000
 
 
 class LongDocuments(NamedTuple):
@@ -116,7 +117,7 @@ class LongDocumentEvaluator(SentenceEvaluator):
         """
         limit = model.max_seq_length
         if isinstance(limit, int):
-            model.max_seq_length = max(limit, *self.tasks)
+            model.max_seq_length = min(max(limit, *self.tasks), _positions(model))
         try:
             recalls = {length: self._recall(model, task) for length, task in self.tasks.items()}
         finally:
@@ -133,6 +134,15 @@ class LongDocumentEvaluator(SentenceEvaluator):
         documents = normalize_rows(encode_sorted(model, task.documents, dtype=self.dtype))
         nearest = (queries @ documents.T).argmax(axis=1)
         return float((nearest == np.arange(len(documents))).mean())
+
+
+def _positions(model: SentenceTransformer) -> int:
+    """Tokens that a model has positions for."""
+    encoder = model.transformers_model
+    config = {} if encoder is None else encoder.config.to_dict()
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return _UNLIMITED  # no table that could end
+    return config.get("max_position_embeddings", _UNLIMITED)
 
 
 __all__ = ["LENGTHS", "LongDocumentEvaluator", "LongDocuments", "long_documents"]

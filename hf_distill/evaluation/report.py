@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 README_FILE = "README.md"
 CURVES_FILE = "curves.png"
-_ROLE_TITLES = {
+ROLE_TITLES = {
     "teacher": "teacher",
     "student": "student",
     "untrained": "untrained",
@@ -32,12 +33,16 @@ _METRICS: list[tuple[str, str, str]] = [
     ("stsb_spearman", "STS-B Spearman", "stsb_spearman"),
     ("stsb_pearson", "STS-B Pearson", "stsb_pearson"),
     ("int8_spearman", "  Spearman with int8", "stsb_spearman"),
+    ("embedding_int8_spearman", "  int8 vectors, 4× smaller", "stsb_spearman"),
+    ("embedding_binary_spearman", "  binary vectors, 32×", "stsb_spearman"),
     ("stsbenchmark_spearman", "STSBenchmark (mteb)", "stsbenchmark_spearman"),
     ("retrieval_ndcg_at_10", "retrieval nDCG@10", "retrieval_ndcg_at_10"),
     *(
         (f"retrieval_ndcg_at_10{suffix}", f"  {label}", f"retrieval_ndcg_at_10{suffix}")
         for suffix, label in _BUCKET_SUFFIXES
     ),
+    ("embedding_int8_ndcg_at_10", "  int8 vectors, 4× smaller", "retrieval_ndcg_at_10"),
+    ("embedding_binary_ndcg_at_10", "  binary vectors, 32×", "retrieval_ndcg_at_10"),
     ("lexnames_accuracy", "lexname accuracy", "lexnames_accuracy"),
     ("modules_accuracy", "module accuracy", "modules_accuracy"),
     ("fidelity_cosine", "cosine to teacher", ""),
@@ -45,7 +50,7 @@ _METRICS: list[tuple[str, str, str]] = [
     ("fidelity_pair_rho", "pair-rho to teacher", ""),
     *((f"fidelity_pair_rho{suffix}", f"  {label}", "") for suffix, label in _BUCKET_SUFFIXES),
 ]
-_COSTS: list[tuple[str, str, str]] = [
+COSTS: list[tuple[str, str, str]] = [
     ("size", "parameters", "parameters"),
     ("size", "mb_fp32", "MB float32"),
     ("size", "mb_int8", "MB int8"),
@@ -53,7 +58,9 @@ _COSTS: list[tuple[str, str, str]] = [
     ("speed", "tokens_per_second", "tokens/s"),
     ("speed", "latency_p50_ms", "latency p50, ms"),
     ("speed", "latency_p95_ms", "latency p95, ms"),
+    ("speed", "peak_memory_mb", "peak memory, MB"),
 ]
+_MTEB = re.compile(r"mteb_(?P<task>.+?)_(?P<score>[a-z0-9]+(?:_[a-z0-9]+)*)")
 
 
 _SOURCES = [
@@ -91,17 +98,47 @@ def table_lines(results: Results) -> tuple[list[ModelRow], list[tuple[str, list[
     rows = sorted(results.rows, key=lambda row: ROLES.index(row.role))
     sections = []
     for split in ("test", "validation"):
-        lines = [
-            _metric_line(results, rows, split, *metric) for metric in _METRICS if _is_shown(results, split, metric[0])
+        metrics = [
+            metric for metric in [*_METRICS, *_mteb_metrics(rows, split)] if _is_shown(results, split, metric[0])
         ]
+        lines = [_metric_line(results, rows, split, *metric) for metric in metrics]
         mean = results.mean_retained(split)
         if mean is not None:
             shares = [results.mean_retained(split, row.role) if row.role != "teacher" else None for row in rows]
             cells = ["" if share is None else f"{100 * share:.1f} %" for share in shares]
             lines.append(Line("mean of teacher's", cells, f"{100 * mean:.1f}"))
         sections.append((split, [line for line in lines if line]))
-    sections.append(("size and speed", [line for line in (_cost_line(rows, *cost) for cost in _COSTS) if line]))
+    sections.append(("size and speed", [line for line in (_cost_line(rows, *cost) for cost in COSTS) if line]))
     return rows, [(title, lines) for title, lines in sections if lines]
+
+
+def quality_metrics(results: Results, split: str) -> list[tuple[str, str, str]]:
+    """List the metrics that are compared with the teacher's, one a task.
+
+    Args:
+        results (`Results`): the results.
+        split (`str`): `"test"` or `"validation"`.
+
+    Returns:
+        `list[tuple[str, str, str]]`: metric, what the table calls it, and the teacher's metric that divides it.
+    """
+    labels = {"int8_spearman": "STS-B, int8 weights"} | {
+        f"embedding_{precision}_{metric}": f"{task}, {precision} vectors"
+        for precision in ("int8", "binary")
+        for metric, task in (("spearman", "STS-B"), ("ndcg_at_10", "retrieval"))
+    }
+    parts = tuple(suffix for suffix, _ in _BUCKET_SUFFIXES)
+    return [
+        (metric, labels.get(metric, label.strip()), divisor)
+        for metric, label, divisor in [*_METRICS, *_mteb_metrics(results.rows, split)]
+        if divisor and not metric.endswith((*parts, "_pearson")) and metric != "stsbenchmark_spearman"
+    ]
+
+
+def _mteb_metrics(rows: Sequence[ModelRow], split: str) -> list[tuple[str, str, str]]:
+    """List the metrics of mteb's tasks by name, `mteb_<task>_<score>`, as `_METRICS` lists the others."""
+    names = dict.fromkeys(name for row in rows for name in row.metrics.get(split, {}))
+    return [(name, found["task"], name) for name in names if (found := _MTEB.fullmatch(name))]
 
 
 def _is_shown(results: Results, split: str, metric: str) -> bool:
@@ -125,25 +162,25 @@ def _metric_line(
 def _cost_line(rows: Sequence[ModelRow], part: str, name: str, label: str) -> Line | None:
     """Make the line of a size or a speed; None where no model has it."""
     facts = [getattr(row, part) for row in rows]
-    values = [None if fact is None else float(getattr(fact, name)) for fact in facts]
+    values = [None if fact is None else getattr(fact, name) for fact in facts]
     if all(value is None for value in values):
         return None
     of_role = dict(zip([row.role for row in rows], values, strict=True))
     student, teacher = of_role.get("student"), of_role.get("teacher")
     ratio = f"{student / teacher:.2f}×" if student is not None and teacher else ""
-    return Line(label, ["" if value is None else _number(value) for value in values], ratio)
+    return Line(label, ["" if value is None else format_number(value) for value in values], ratio)
 
 
-def _number(value: float) -> str:
+def format_number(value: float) -> str:
     """Write a number with as many digits as say something."""
     if value >= 1e6:
         return f"{value / 1e6:.2f}M"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 1 else f"{value:.3g}"
 
 
-def _headers(rows: Sequence[ModelRow]) -> list[str]:
-    """Title the columns."""
-    return ["", *(_ROLE_TITLES[row.role] for row in rows), "% retained"]
+def table_headers(rows: Sequence[ModelRow]) -> list[str]:
+    """Title the columns of `table_lines`."""
+    return ["", *(ROLE_TITLES[row.role] for row in rows), "% retained"]
 
 
 def markdown_table(results: Results) -> str:
@@ -156,7 +193,7 @@ def markdown_table(results: Results) -> str:
         `str`: the table, with the sections as lines in bold.
     """
     rows, sections = table_lines(results)
-    lines = ["| " + " | ".join(_headers(rows)) + " |", "|:--|" + "--:|" * (len(rows) + 1)]
+    lines = ["| " + " | ".join(table_headers(rows)) + " |", "|:--|" + "--:|" * (len(rows) + 1)]
     for title, section in sections:
         lines.append(f"| **{title}** |" + " |" * (len(rows) + 1))
         for label, values, retained in section:
@@ -179,7 +216,7 @@ def rich_table(results: Results) -> Table:
 
     rows, sections = table_lines(results)
     table = Table(title=results.run, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    for number, header in enumerate(_headers(rows)):
+    for number, header in enumerate(table_headers(rows)):
         table.add_column(header, justify="left" if number == 0 else "right", no_wrap=True)
     for title, section in sections:
         table.add_row(f"[bold]{title}[/bold]", *[""] * (len(rows) + 1))
@@ -198,7 +235,7 @@ def footnotes(results: Results) -> list[str]:
     Returns:
         `list[str]`: sentences in Markdown.
     """
-    notes = [f"{_ROLE_TITLES[row.role]}: {row.name}" + (f" ({row.note})" if row.note else "") for row in results.rows]
+    notes = [f"{ROLE_TITLES[row.role]}: {row.name}" + (f" ({row.note})" if row.note else "") for row in results.rows]
     if results.selected_step is not None:
         by = f", chosen by {results.selected_by} among the scored checkpoints" if results.selected_by else ""
         notes.append(f"The model is the checkpoint of step {results.selected_step:,}{by}.")
@@ -206,6 +243,11 @@ def footnotes(results: Results) -> list[str]:
         notes.append("Test scores were computed once, after that choice, in float32.")
     if any("int8_spearman" in metrics for row in results.rows for metrics in row.metrics.values()):
         notes.append("int8: every matrix rounded to int8 with one scale a row, computed in float32.")
+    if any("embedding_" in name for row in results.rows for metrics in row.metrics.values() for name in metrics):
+        notes.append(
+            "int8 and binary vectors: queries and documents rounded by sentence-transformers' quantize_embeddings and "
+            "compared so, nothing scored again in float; in % of the teacher's float32 vectors."
+        )
     scored = " ".join(name for row in results.rows for metrics in row.metrics.values() for name in metrics)
     sources = [text for prefix, text in _SOURCES if prefix in scored]
     if sources:
@@ -213,9 +255,13 @@ def footnotes(results: Results) -> list[str]:
             f"Held-out texts: {'; '.join(sources)}. None of them is trained on. The documentation is that of Python "
             f"{results.versions.get('python', '')} itself; another version has other texts, so compare models on one."
         )
+    if "mteb_" in scored:
+        notes.append("A line with the name of a task of mteb is its main score, computed by mteb in float32.")
     hardware = sorted({f"{row.speed.hardware}, {row.speed.dtype}" for row in results.rows if row.speed})
     if hardware:
         notes.append(f"Speed was measured on {' and '.join(hardware)}, the models taking turns on the same texts.")
+    if any(row.speed and row.speed.peak_memory_mb is not None for row in results.rows):
+        notes.append("Peak memory is that of the weights and of what encoding these texts needed besides.")
     return notes + results.notes
 
 
@@ -267,13 +313,14 @@ def write_report(
             if not given. Without a log, or without matplotlib, there are no curves, and a warning says so.
 
     Returns:
-        `dict[str, Path]`: the files, by `"results"`, `"curves"` (where drawn) and `"readme"`.
+        `dict[str, Path]`: the files, by `"results"`, `"curves"` (where there is a log), `"readme"`, and with matplotlib
+        `"html"`, the report on one page.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"results": results.write(folder)}
     log = read_log_history(folder) if log_history is None else log_history
-    validation = {_ROLE_TITLES[row.role]: row.metrics.get("validation", {}) for row in results.rows}
+    validation = {ROLE_TITLES[row.role]: row.metrics.get("validation", {}) for row in results.rows}
     reference = {title: metrics for title, metrics in validation.items() if title != "student"}
     try:
         from hf_distill.evaluation.curves import plot_curves
@@ -283,6 +330,12 @@ def write_report(
         logger.warning("No curves were drawn: %s", error)
     has_code = any((folder / MODEL_FOLDER).glob("*.py"))
     write_atomically(folder / README_FILE, readme_text(results, "curves" in files, has_code))
+    try:
+        from hf_distill.evaluation.html_report import write_html_report
+
+        files["html"] = write_html_report(folder, log)
+    except ImportError as error:
+        logger.warning("No report.html was written: %s", error)
     return files | {"readme": folder / README_FILE}
 
 

@@ -1,11 +1,18 @@
-"""What a run measured, as `results.json`: a versioned schema, written atomically and read back with checks."""
+"""What a run measured, as `results.json`: a versioned schema, written atomically and read back with checks.
+
+The file carries a hash of its own content. A figure that was changed by hand is refused when it is read back, so that
+what a model card shows is what was measured.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import platform
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -14,10 +21,12 @@ from typing import Any
 
 from hf_distill.evaluation.score_cache import write_atomically
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
+from hf_distill.evaluation.training_summary import TrainingSummary
 from hf_distill.hardware import package_versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULTS_FILE = "results.json"
+_AGAIN = "Delete it and evaluate the run again: accelerate launch recipes/evaluate_student.py --run RUN --test"
 ROLES = ("teacher", "student", "untrained", "control")
 _HEADLINES = ("stsb_spearman", "retrieval_ndcg_at_10", "lexnames_accuracy", "modules_accuracy")
 
@@ -29,7 +38,7 @@ class ModelRow:
     Args:
         role (`str`): `"teacher"`, `"student"`, `"untrained"` (the student before any step) or `"control"` (trained
             from random weights).
-        name (`str`): what to call it, a Hub id for instance; no local path.
+        name (`str`): what to call it, a Hub id for instance; of an absolute path only the last part is kept.
         note (`str`, *optional*): what a reader must know, the control's number of steps for instance.
         size (`ModelSize`, *optional*): parameters and megabytes.
         speed (`ModelSpeed`, *optional*): throughput and latency.
@@ -49,6 +58,8 @@ class ModelRow:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise ValueError(f"A model's role cannot be {self.role!r}: choose one of {', '.join(ROLES)}.")
+        if Path(self.name).is_absolute():
+            self.name = Path(self.name).name
 
 
 @dataclass
@@ -85,6 +96,7 @@ class Results:
         notes (`list[str]`, *optional*): sentences for the reader, such as the number of texts removed for overlap.
         versions (`dict[str, str]`, *optional*): of Python and the libraries; those installed by default.
         created (`str`, *optional*): date and time in UTC, ISO 8601; now by default.
+        training (`TrainingSummary`, *optional*): teacher, data, loss terms and cost of the run.
         schema_version (`int`, *optional*): version of this schema.
 
     Raises:
@@ -102,6 +114,7 @@ class Results:
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=_versions)
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    training: TrainingSummary | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -164,7 +177,7 @@ class Results:
         return sum(known) / len(known) if len(known) > 1 else None
 
     def write(self, path: str | Path) -> Path:
-        """Write the results as JSON, atomically.
+        """Write the results as JSON, atomically, with a hash of their content.
 
         Args:
             path (`str` or `Path`): a file, or a folder in which it is named `results.json`.
@@ -175,7 +188,9 @@ class Results:
         self._check()
         path = Path(path)
         path = path / RESULTS_FILE if path.is_dir() or not path.suffix else path
-        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n")
+        values = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        values["sha256"] = _digest(values)
+        write_atomically(path, json.dumps(values, indent=2) + "\n")
         return path
 
     @classmethod
@@ -190,7 +205,8 @@ class Results:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: not JSON, another version of the schema, or fields that are missing or unknown.
+            ValueError: not JSON, another version of the schema, edited since it was written, or fields that are
+                missing or unknown.
         """
         path = Path(path)
         path = path / RESULTS_FILE if path.is_dir() else path
@@ -199,20 +215,29 @@ class Results:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}). Evaluate the run again to write it anew.") from error
+            raise ValueError(f"{path} is not JSON ({error}). {_AGAIN}") from error
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema version {version}, this hf_distill reads {SCHEMA_VERSION}. {_AGAIN}")
+        stored = values.pop("sha256", None)
+        if stored != _digest(values):
             raise ValueError(
-                f"{path} has schema version {version}, this hf_distill reads {SCHEMA_VERSION}. Evaluate the run again."
+                f"{path} was edited by hand: its content has the sha256 {_digest(values)[:12]}…, but {str(stored)[:12]}… "
+                f"was written with it. Restore the file. If you cannot: {_AGAIN[0].lower()}{_AGAIN[1:]}"
             )
         try:
             values["rows"] = [_row(row) for row in values["rows"]]
             values["checkpoints"] = [CheckpointScore(**score) for score in values["checkpoints"]]
+            training = values.get("training")
+            values["training"] = TrainingSummary.from_dict(training) if training else None
             return cls(**values)
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} lacks a field or has an unknown one ({error}). Evaluate the run again."
-            ) from error
+            raise ValueError(f"{path} lacks a field or has an unknown one ({error}). {_AGAIN}") from error
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Hash the content of a results file, whatever the order and the spacing of its JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _row(values: dict[str, Any]) -> ModelRow:
@@ -222,18 +247,19 @@ def _row(values: dict[str, Any]) -> ModelRow:
     return ModelRow(**{**values, "size": size, "speed": speed})
 
 
+_FOLDERS = re.compile(r"(?<![\w:/.~])/(?:[^\s/\"']+/)+")  # of absolute paths; addresses stay
+
+
 def command_line(script: str, arguments: Sequence[str]) -> str:
     """Write the command of a run for its report, without local paths.
 
     Args:
         script (`str`): the recipe, `recipes/embedding_distill.py` for instance.
-        arguments (`Sequence[str]`): its arguments, `sys.argv[1:]`; an absolute path is cut to its last part.
+        arguments (`Sequence[str]`): its arguments, `sys.argv[1:]`; an absolute path is cut to its last part, also
+            inside an argument.
 
     Returns:
-        `str`: the line to type.
+        `str`: the line to type, quoted for a shell.
     """
-    shown = []
-    for argument in arguments:
-        name, equals, value = argument.rpartition("=")
-        shown.append(f"{name}{equals}{Path(value).name if Path(value).is_absolute() else value}")
-    return " ".join(["accelerate launch", script, *shown])
+    shown = (_FOLDERS.sub("", argument) for argument in arguments)
+    return " ".join(["accelerate launch", script, *map(shlex.quote, shown)])

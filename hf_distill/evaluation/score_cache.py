@@ -1,4 +1,7 @@
-"""Scores that are computed once: kept under the hash of the model and of the data they were computed from."""
+"""Scores that are computed once: kept under the hash of the model and of the data they were computed from.
+
+The folder lies next to the runs (`shared_scores`), so that ten seeds score their teacher once.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hf_distill.hardware import package_versions
 from hf_distill.teachers.fingerprint import sha256_of_tokenizer, sha256_of_weights
 
 if TYPE_CHECKING:
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "auto_map")
+SCORES_FOLDER = "scores"
+_DECIDING = ("hf_distill", "torch", "transformers", "sentence-transformers", "tokenizers", "mteb")
+_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "auto_map", "use_cache")
 
 
 def model_fingerprint(model: SentenceTransformer) -> str:
@@ -47,6 +53,12 @@ def model_fingerprint(model: SentenceTransformer) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def library_versions() -> dict[str, str]:
+    """Name the versions that a score may depend on; a part of every key."""
+    installed = package_versions()
+    return {name: installed[name] for name in _DECIDING}
+
+
 class ScoreCache:
     """A folder of scores, one small JSON file each, named by what was scored.
 
@@ -54,7 +66,7 @@ class ScoreCache:
         folder (`str` or `Path`): the folder; it is made on the first write.
 
     Example:
-        >>> cache = ScoreCache("runs/x/scores")
+        >>> cache = shared_scores("runs/x")
         >>> cache.get_or_compute({"model": model_fingerprint(model), "task": "retrieval"}, compute)
         {'retrieval_ndcg_at_10': 0.61}
     """
@@ -89,6 +101,18 @@ class ScoreCache:
         scores = compute()
         write_atomically(path, json.dumps({"key": key, "scores": scores}, indent=2) + "\n")
         return scores
+
+
+def shared_scores(run: str | Path) -> ScoreCache:
+    """Find the scores that the runs of a folder share: what one of them has scored, the next one reads.
+
+    Args:
+        run (`str` or `Path`): the folder of a run, `runs/seed1` for instance.
+
+    Returns:
+        `ScoreCache`: beside it, `runs/scores`.
+    """
+    return ScoreCache(Path(run).resolve().parent / SCORES_FOLDER)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Size, throughput and latency of a student beside its teacher, on hardware that is named.
+"""Size, throughput, latency and memory of a student beside its teacher, on hardware that is named.
 
 Throughput is measured interleaved: in every round each model encodes the same texts, and the median over the rounds
 counts, so that a busy machine slows all of them alike.
@@ -7,10 +7,13 @@ counts, so that a busy machine slows all of them alike.
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _LATENCY_TEXTS = 50
+_PROCESS = Path("/proc/self")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class ModelSpeed:
         latency_p95_ms (`float`): 95th percentile of the same.
         hardware (`str`): the device and the number of threads.
         dtype (`str`): precision it computed in.
+        peak_memory_mb (`float`, *optional*): megabytes (10^6 bytes) of its weights and of the most that encoding the
+            texts needed besides; None where that cannot be told (a CPU outside Linux).
     """
 
     texts_per_second: float
@@ -60,6 +66,7 @@ class ModelSpeed:
     latency_p95_ms: float
     hardware: str
     dtype: str
+    peak_memory_mb: float | None = None
 
 
 def model_size(model: torch.nn.Module) -> ModelSize:
@@ -134,7 +141,8 @@ def measure_speed(
         dtype (`str`, *optional*, defaults to `"auto"`): precision, see `encode_sorted`.
 
     Returns:
-        `dict[str, ModelSpeed]`: the speed of each model. Latency is of the first 50 texts, one at a time.
+        `dict[str, ModelSpeed]`: the speed of each model. Latency is of 50 of the texts, evenly spread and one at a
+        time; memory is of the first round, which is not timed.
 
     Raises:
         ValueError: no texts, or fewer than one round.
@@ -146,12 +154,15 @@ def measure_speed(
         )
     seconds: dict[str, list[float]] = {name: [] for name in models}
     latencies: dict[str, list[float]] = {name: [] for name in models}
-    for round_number in range(rounds + 1):
+    for model in models.values():
+        _time(model, texts[-1:], dtype)  # what a library allocates once is no model's
+    memory = {
+        name: peak_memory(lambda model=model: _time(model, texts, dtype), model) for name, model in models.items()
+    }
+    for _ in range(rounds):
         for name, model in models.items():
-            duration = _time(model, texts, dtype)
-            if round_number:  # the first round warms up
-                seconds[name].append(duration)
-    for text in texts[:_LATENCY_TEXTS]:
+            seconds[name].append(_time(model, texts, dtype))
+    for text in texts[:: -(-len(texts) // _LATENCY_TEXTS)]:
         for name, model in models.items():
             latencies[name].append(1e3 * _time(model, [text], dtype))
     result = {}
@@ -162,8 +173,55 @@ def measure_speed(
         p50, p95 = np.percentile(latencies[name], [50, 95])
         precision = best_dtype(model.device) if dtype == "auto" else dtype
         hardware = hardware_name(model.device)
-        result[name] = ModelSpeed(len(texts) / median, tokens / median, float(p50), float(p95), hardware, precision)
+        rates = len(texts) / median, tokens / median, float(p50), float(p95)
+        result[name] = ModelSpeed(*rates, hardware, precision, memory[name])
     return result
+
+
+def peak_memory(call: Callable[[], object], model: SentenceTransformer) -> float | None:
+    """Measure the most memory that a call needs, its model's weights included.
+
+    On a GPU that is what torch's allocator says. On Linux it is the growth of the process's resident memory, whose
+    high-water mark is set back before; other systems only know a mark that never falls, which would blame a model for
+    what ran before it.
+
+    Args:
+        call (`Callable`): what to run, once.
+        model (`SentenceTransformer`): the model that it runs.
+
+    Returns:
+        `float` or `None`: megabytes (10^6 bytes); None where it cannot be measured. The call has been run in any case.
+    """
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        before = torch.cuda.memory_allocated(model.device)
+        call()
+        return (weights + torch.cuda.max_memory_allocated(model.device) - before) / 1e6
+    before = _reset_high_water() if model.device.type == "cpu" else None
+    call()
+    return None if before is None else (weights + max(0, _status("VmHWM") - before)) / 1e6
+
+
+def _reset_high_water() -> int | None:
+    """Set the process's memory mark back to what it holds now, in bytes; None where there is no such mark."""
+    if not (_PROCESS / "clear_refs").exists():
+        return None
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)  # so that the call has to ask again for what an earlier one has freed
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+    except OSError:  # a kernel or a sandbox that does not allow it
+        return None
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    """Read a size of this process, in bytes."""
+    lines = (_PROCESS / "status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _time(model: SentenceTransformer, texts: Sequence[str], dtype: str) -> float:

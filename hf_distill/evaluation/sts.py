@@ -32,6 +32,7 @@ class STSEvaluator(SentenceEvaluator):
         name (`str`, *optional*, defaults to `"stsb"`): prefix of the metrics.
         dtype (`str`, *optional*, defaults to `"auto"`): precision, see `encode_sorted`; `"float32"` for a score that
             is published.
+        split (`str`, *optional*): split that the pairs are of; the trainer refuses `"test"`.
 
     Raises:
         ValueError: columns of different lengths, fewer than two pairs, a blank sentence, or a score that is no number.
@@ -52,12 +53,14 @@ class STSEvaluator(SentenceEvaluator):
         scores: Sequence[float],
         name: str = "stsb",
         dtype: str = "auto",
+        split: str | None = None,
     ) -> None:
         super().__init__()
         self.sentences1, self.sentences2 = list(sentences1), list(sentences2)
         self.scores = np.asarray(scores, dtype=np.float64)
         self.name = name
         self.dtype = dtype
+        self.split = split
         self.primary_metric = f"{name}_spearman" if name else "spearman"
         self._check()
 
@@ -74,7 +77,8 @@ class STSEvaluator(SentenceEvaluator):
                 f"The similarity dataset lacks the column {', '.join(sorted(missing))}; it has "
                 f"{', '.join(dataset.column_names)}. Rename its columns to sentence1, sentence2 and score."
             )
-        return cls(dataset["sentence1"], dataset["sentence2"], dataset["score"], name=name, dtype=dtype)
+        split = None if dataset.split is None else str(dataset.split)
+        return cls(dataset["sentence1"], dataset["sentence2"], dataset["score"], name=name, dtype=dtype, split=split)
 
     def _check(self) -> None:
         """Refuse pairs that cannot be scored, naming the row."""

@@ -9,65 +9,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import random
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
-from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from hf_distill.data.length import BUCKETS, estimate_tokens
 from hf_distill.data.stsb import load_stsb
 from hf_distill.evaluation.corpus import LabelledTexts, lexname_texts, module_texts, retrieval_passages
 from hf_distill.evaluation.encode import encode_sorted
-from hf_distill.evaluation.score_cache import ScoreCache, model_fingerprint
+from hf_distill.evaluation.isolation import contained
+from hf_distill.evaluation.score_cache import ScoreCache, library_versions, model_fingerprint
+from hf_distill.teachers.live import best_dtype
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-@contextmanager
-def _contained() -> Iterator[None]:
-    """Keep mteb to itself: it seeds Python's, numpy's and torch's random states, even on import, and it talks."""
-    python, array = random.getstate(), np.random.get_state()
-    logger, bars = logging.getLogger("mteb"), are_progress_bars_disabled()
-    level = logger.level
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is superseded by.*")  # STSBenchmark is the figure others publish
-        warnings.filterwarnings(
-            "ignore", message=".*ill-defined.*"
-        )  # a class that is never predicted has no precision
-        try:
-            logger.setLevel(logging.ERROR)
-            disable_progress_bars()
-            yield
-        finally:
-            logger.setLevel(level)
-            if not bars:
-                enable_progress_bars()
-            random.setstate(python)
-            np.random.set_state(array)
-
-
 try:
-    with _contained():
+    with contained("mteb"):
         import mteb
         from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval
         from mteb.abstasks.task_metadata import TaskMetadata
         from mteb.models import ModelMeta
         from mteb.models.abs_encoder import AbsEncoder
+        from mteb.types import PromptType
 except ImportError as error:
     raise ImportError(
         "The retrieval and classification tasks need mteb, a requirement of hf_distill that is missing or too old here "
         f"({error}). Install it: pip install 'mteb>=2.20,<3'"
     ) from error
 
-__all__ = ["TASKS", "LexnameClassification", "ModuleClassification", "StdlibRetrieval", "make_task", "run_tasks"]
+__all__ = [
+    "TASKS",
+    "LexnameClassification",
+    "ModuleClassification",
+    "PromptType",
+    "SortedEncoder",
+    "StdlibRetrieval",
+    "make_task",
+    "run_tasks",
+    "score_task",
+]
 
 
 def _metadata(name: str, kind: str, main_score: str, description: str, reference: str) -> TaskMetadata:
@@ -190,13 +174,22 @@ class ModuleClassification(_LocalClassification):
     labelled_texts = staticmethod(module_texts)
 
 
-class _SortedEncoder(AbsEncoder):
-    """The model as mteb wants it, encoding with `encode_sorted`."""
+class SortedEncoder(AbsEncoder):
+    """The model as mteb wants it, encoding with `encode_sorted`.
 
-    def __init__(self, model: SentenceTransformer, dtype: str) -> None:
+    Args:
+        model (`SentenceTransformer`): the model.
+        dtype (`str`): precision, see `encode_sorted`.
+        name (`str`, *optional*): what mteb calls it in its cache, `organisation/model`.
+        revision (`str`, *optional*): what tells its weights from others of that name.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, dtype: str, name: str | None = None, revision: str | None = None
+    ) -> None:
         self.model = model
         self.dtype = dtype
-        self.mteb_model_meta = ModelMeta.create_empty()
+        self.mteb_model_meta = ModelMeta.create_empty({"name": name, "revision": revision})
 
     def encode(self, inputs: Any, *, prompt_type: Any = None, **kwargs: Any) -> np.ndarray:
         """Encode what a data loader holds, with the model's own prompt for queries or documents if it has one."""
@@ -235,7 +228,7 @@ def make_task(name: str, split: str) -> Any:
         raise ValueError(f"There is no task {name!r}: choose among {', '.join(TASKS)}.")
     if split not in ("validation", "test"):
         raise ValueError(f"The tasks have no split {split!r}: choose validation or test.")
-    with _contained():
+    with contained("mteb"):
         task = mteb.get_task("STSBenchmark") if name == "stsbenchmark" else _TASKS[name][0]()
         task = task.filter_eval_splits([split])
         if name == "stsbenchmark":
@@ -285,20 +278,30 @@ def run_tasks(
         task = make_task(name, split)
 
         def compute(name: str = name, task: Any = task) -> dict[str, float]:
-            return _scores(model, name, task, split, dtype)
+            return score_task(SortedEncoder(model, dtype), name, task, split)
 
         if cache is None:
             metrics |= compute()
             continue
-        key = {"task": name, "split": split, "dtype": dtype, "model": fingerprint, "data": _digest(task)}
-        metrics |= cache.get_or_compute({**key, "mteb": mteb.__version__}, compute)
+        precision = best_dtype(model.device) if dtype == "auto" else dtype
+        key = {"task": name, "split": split, "dtype": precision, "model": fingerprint, "data": _digest(task)}
+        metrics |= cache.get_or_compute({**key, "versions": library_versions()}, compute)
     return metrics
 
 
-def _scores(model: SentenceTransformer, name: str, task: Any, split: str, dtype: str) -> dict[str, float]:
-    """Run one task and pick our metrics from its scores."""
-    encoder = _SortedEncoder(model, dtype)
-    with _contained():
+def score_task(encoder: AbsEncoder, name: str, task: Any, split: str) -> dict[str, float]:
+    """Run one task and pick our metrics from its scores.
+
+    Args:
+        encoder (`AbsEncoder`): `SortedEncoder`, or another one that mteb takes.
+        name (`str`): one of `TASKS`.
+        task (`AbsTask`): from `make_task(name, split)`.
+        split (`str`): the split it was made for.
+
+    Returns:
+        `dict[str, float]`: `<name>_<metric>` to score.
+    """
+    with contained("mteb"):
         result = mteb.evaluate(
             encoder,
             [task],

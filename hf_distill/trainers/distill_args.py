@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
+
+from hf_distill.hub.push import check_repo_id
 
 TRAINING_ARGS_FILE = "training_args.json"
 _SECRET_FIELDS = ("hub_token", "push_to_hub_token")
@@ -45,8 +48,8 @@ class DistillArguments:
             untrained start nor the random-init control.
 
     > These defaults differ from `TrainingArguments`: `bf16` (automatic), `tf32` (on where it exists), `warmup_steps`
-    > 0.05 of the run, `logging_steps` 50, `hub_strategy` `"end"`; where there is no GPU `use_cpu` is on and
-    > `dataloader_pin_memory` off.
+    > 0.05 of the run, `logging_steps` 50, `hub_strategy` `"end"` (see [`HubMixin`]), `trackio_static_space_id` `False`
+    > (logs are not published by the way); where there is no GPU `use_cpu` is on and `dataloader_pin_memory` off.
     """
 
     _VALID_DICT_FIELDS = list(TrainingArguments._VALID_DICT_FIELDS)
@@ -60,7 +63,10 @@ class DistillArguments:
     )
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps; below 1 a share of the run."})
     hub_strategy: str = field(
-        default="end", metadata={"help": "When to push; only 'end', because earlier pushes would hold pickles."}
+        default="end",
+        metadata={
+            "help": "When to push: end, every_save (the model), checkpoint or all_checkpoints (also what resumes it)."
+        },
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Longest training sequence in tokens. Default: the student's own limit."}
@@ -100,6 +106,8 @@ class DistillArguments:
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        if self.trackio_static_space_id is None:
+            self.trackio_static_space_id = False
         if self.tf32 is None and not self.use_cpu and torch.cuda.is_available():
             self.tf32 = True if torch.cuda.get_device_capability()[0] >= 8 else None
         super().__post_init__()
@@ -116,9 +124,12 @@ class DistillArguments:
                 "hub_token would be written into the run folder. Remove it and log in instead: `hf auth login`, or set "
                 "the environment variable HF_TOKEN."
             )
-        if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
+        if self.hub_model_id is not None:
+            check_repo_id(self.hub_model_id)
+        if self.push_to_hub and _value(self.hub_strategy) != "end" and _value(self.save_strategy) == "no":
             raise ValueError(
-                f"hub_strategy={self.hub_strategy!r} would push pickles during training. Use hub_strategy='end'."
+                f"hub_strategy={self.hub_strategy!r} pushes what is saved, but save_strategy is 'no'. Set "
+                "save_strategy='steps' and save_steps, or hub_strategy='end'."
             )
         if self.selection_split == "test" or "test" in (self.metric_for_best_model or "").split("_"):
             raise ValueError(
@@ -134,7 +145,7 @@ class DistillArguments:
                 "early_stopping_patience needs load_best_model_at_end=True (and metric_for_best_model), or training "
                 "would stop and keep the worse, last weights."
             )
-        no_evaluation = str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no"
+        no_evaluation = _value(self.eval_strategy) == "no"
         if self.require_gain and (no_evaluation or self.metric_for_best_model is None):
             raise ValueError(
                 "require_gain compares validation scores: set eval_strategy='steps', eval_steps and metric_for_best_model."
@@ -148,10 +159,18 @@ class DistillArguments:
         Args:
             folder: Existing folder.
         """
-        local = {"output_dir", "logging_dir", "run_name", *_SECRET_FIELDS}
+        local = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", *_SECRET_FIELDS}
         values = {key: value for key, value in self.to_dict().items() if key not in local}
+        for key, value in values.items():  # the file of a DeepSpeed configuration, for instance
+            if isinstance(value, str) and Path(value).is_absolute():
+                values[key] = Path(value).name
         text = json.dumps(values, indent=2, sort_keys=True, default=str)
         (Path(folder) / TRAINING_ARGS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _value(option: Any) -> str:
+    """An option that is an enumeration's member, or still the text that was given for it."""
+    return str(getattr(option, "value", option))
 
 
 __all__ = ["TRAINING_ARGS_FILE", "DistillArguments", "default_bf16"]

@@ -25,6 +25,7 @@ from hf_distill.data.collators import (
     tokenize_columns,
 )
 from hf_distill.data.sampling import LengthBucketBatchSampler
+from hf_distill.evaluation.splits import refuse_test_split
 from hf_distill.losses.hidden import pca_projection
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.live import LiveTeacher
@@ -53,7 +54,8 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         optimizers: An optimiser and scheduler instead of the arguments'.
 
     Raises:
-        ValueError: Before any step, if data, teacher and terms do not fit together; the message names the fix.
+        ValueError: Before any step, if data, teacher and terms do not fit together, or an evaluator reads a test split;
+            the message names the fix.
 
     Example:
         >>> trainer = EmbeddingDistillTrainer(
@@ -81,6 +83,7 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         args = EmbeddingDistillConfig(output_dir="student") if args is None else args
         if train_dataset is None:
             raise ValueError("train_dataset is missing: give a data set with `text`, or `anchor` and `positive`.")
+        refuse_test_split(evaluator)
         self.source = TeacherSource(teacher, model, args)
         self.tokenizer_of_student = student_tokenizer(model)
         self.max_length = training_length(model, args)

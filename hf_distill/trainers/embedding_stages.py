@@ -23,7 +23,9 @@ from hf_distill.data.overlap import OverlapReport, remove_overlap
 from hf_distill.data.sources import load_mix
 from hf_distill.data.stsb import load_stsb
 from hf_distill.evaluation.corpus import held_out_sentences
+from hf_distill.evaluation.training_summary import Stage
 from hf_distill.teachers.cached import TeacherCache
+from hf_distill.teachers.first_layer import with_first_layer
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.projection import project_cache
 from hf_distill.teachers.writer import write_cache
@@ -32,6 +34,7 @@ from hf_distill.trainers.alignment_config import MixerAlignmentConfig
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.students import STUDENTS, build_student
+from hf_distill.trainers.training_summary import stage_of
 
 logger = logging.get_logger(__name__)
 
@@ -136,17 +139,20 @@ def open_run(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Path:
     return folder
 
 
-def load_texts(recipe: EmbeddingRecipe, seed: int) -> tuple[Dataset, OverlapReport]:
+def load_texts(
+    recipe: EmbeddingRecipe, seed: int, rows: dict[str, int] | None = None
+) -> tuple[Dataset, OverlapReport]:
     """The mixed training texts without any that overlap with what the recipe evaluates on.
 
     Args:
         recipe: Sources and number of texts.
         seed: Of the mix.
+        rows: Is filled with the rows that each source gave.
 
     Returns:
         The data set and what was removed from it.
     """
-    dataset = load_mix(recipe.sources, recipe.num_texts, seed=seed)
+    dataset = load_mix(recipe.sources, recipe.num_texts, seed=seed, counts=rows)
     splits = [load_stsb(split) for split in ("validation", "test")]
     stsb = [text for split in splits for name in ("sentence1", "sentence2") for text in split[name]]
     return remove_overlap(dataset, dataset.column_names, stsb + held_out_sentences())
@@ -177,22 +183,31 @@ def new_student(
     )
 
 
-def cache_teacher(
-    teacher: LiveTeacher, dataset: Dataset, folder: str | Path, student: SentenceTransformer
-) -> TeacherCache:
-    """The teacher's embeddings of every text, projected by PCA if the student is narrower.
+def teacher_signal(
+    teacher: LiveTeacher,
+    recipe: EmbeddingRecipe,
+    args: EmbeddingDistillConfig,
+    dataset: Dataset,
+    student: SentenceTransformer,
+) -> TeacherCache | LiveTeacher:
+    """What stage 2 learns from: the teacher itself for layer-wise terms, else a cache of its embeddings.
 
     Args:
         teacher: Who embeds.
-        dataset: Texts, or pairs of texts.
-        folder: Of the caches; texts that are there already are not embedded again.
-        student: Its width counts.
+        recipe: How much of the first layer is mixed in, and where the caches are.
+        args: Terms and folder.
+        dataset: Texts, or pairs of texts; those that are in the cache already are not embedded again.
+        student: Where it is narrower than the teacher, the cache is projected by PCA.
 
     Returns:
-        The cache.
+        The live teacher or the cache.
     """
+    target = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
+    if "hidden" in args.active_terms():
+        return target
+    folder = recipe.cache_dir or Path(args.output_dir) / "teacher_cache"
     texts = list(dict.fromkeys(text for column in dataset.column_names for text in dataset[column]))
-    cache = write_cache(texts, teacher, folder, overwrite=True)
+    cache = write_cache(texts, target, folder, overwrite=True)
     width = student.get_embedding_dimension()
     return cache if cache.dim <= width else project_cache(cache, width)
 
@@ -203,7 +218,7 @@ def align(
     args: EmbeddingDistillConfig,
     teacher: LiveTeacher,
     dataset: Dataset,
-) -> int:
+) -> Stage:
     """Stage 1, in place: every mixer imitates the attention it stands for, all layers at once.
 
     Args:
@@ -214,14 +229,14 @@ def align(
         dataset: Texts.
 
     Returns:
-        Its optimiser steps; 0 where it was done before.
+        What it cost, also where it was done before.
     """
     done = Path(args.output_dir) / _ALIGNED
     encoder = student[0].auto_model
     if done.is_file():
         load_model(encoder, done)
         logger.warning(f"Stage 1 is done already: {done} is taken.")
-        return 0
+        return Stage(**json.loads(done.with_name("stage.json").read_text(encoding="utf-8")))
     folder = done.parent / "run"
     config = MixerAlignmentConfig(
         output_dir=str(folder),
@@ -240,9 +255,11 @@ def align(
     )
     trainer = MixerAlignmentTrainer(encoder, config, dataset, teacher=teacher)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    stage = stage_of("alignment", trainer)
+    done.with_name("stage.json").write_text(json.dumps(asdict(stage)) + "\n", encoding="utf-8")
     save_model(encoder, str(done))
     shutil.rmtree(folder)
-    return trainer.state.global_step
+    return stage
 
 
 def distil(
@@ -293,10 +310,10 @@ __all__ = [
     "EmbeddingRecipe",
     "align",
     "best_step",
-    "cache_teacher",
     "control_args",
     "distil",
     "load_texts",
     "new_student",
     "open_run",
+    "teacher_signal",
 ]

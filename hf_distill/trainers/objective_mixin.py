@@ -28,7 +28,9 @@ from hf_distill.data.sampling import LengthBucketBatchSampler
 from hf_distill.trainers.callbacks import GainSummary, NoGainError, SamplerEpoch, TimeBudget, gain_summary
 from hf_distill.trainers.distill_args import DistillArguments
 from hf_distill.trainers.distributed import world_size
+from hf_distill.trainers.hub_mixin import HubMixin
 from hf_distill.trainers.objective import Objective
+from hf_distill.trainers.state_files import restore_state
 
 HEADS_FILE = "distill_heads.safetensors"
 STATE_FILE = "distill_state.json"
@@ -42,8 +44,10 @@ def distill_callbacks(args: DistillArguments, callbacks: list[TrainerCallback] |
     return callbacks
 
 
-class ObjectiveTrainerMixin:
+class ObjectiveTrainerMixin(HubMixin):
     """Put before a `transformers.Trainer` class; call `_attach_objective` at the end of `__init__`.
+
+    Pushes as [`HubMixin`] says.
 
     Attributes:
         objective: The module whose forward gives the loss and its terms.
@@ -233,7 +237,11 @@ class ObjectiveTrainerMixin:
         self._load_objective_state(self.state.best_model_checkpoint, clock=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Restores student, heads and clock to resume training."""
+        """Restores student, heads and clock to resume training; a checkpoint from the Hub is unpacked first."""
+        if self.is_local_process_zero():
+            restore_state(resume_from_checkpoint)
+        if world_size() > 1:
+            dist.barrier()
         self._load_weights(resume_from_checkpoint)
         self._load_objective_state(resume_from_checkpoint, clock=True)
         self.args.eval_on_start = False  # the score of the untrained start is in the checkpoint's history

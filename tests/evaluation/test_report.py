@@ -49,7 +49,8 @@ def results():
         if role == "student":
             metrics["int8_spearman"] = 0.79
         size = ModelSize(22_713_216, 90.85, 23.0)
-        timing = ModelSpeed(speed, 20 * speed, 5.25, 1234.5, "a machine, 2 threads", "bfloat16")
+        memory = None if role == "control" else 3 * speed
+        timing = ModelSpeed(speed, 20 * speed, 5.25, 1234.5, "a machine, 2 threads", "bfloat16", memory)
         return ModelRow(
             role, f"the {role}", note, size, timing, {"test": metrics, "validation": {"stsb_spearman": quality}}
         )
@@ -80,6 +81,22 @@ def test_table_cells(results):
     assert costs["parameters"] == (["22.71M"] * 3, "1.00×")
     assert costs["texts/s"] == (["100.0", "120.0", "120.0"], "1.20×")
     assert costs["latency p95, ms"] == (["1,234"] * 3, "1.00×")
+    assert costs["peak memory, MB"] == (["300.0", "360.0", ""], "1.20×")
+
+
+def test_quantised_embeddings_and_tasks_of_mteb_have_their_lines(results):
+    student, teacher = results.row("student").metrics["test"], results.row("teacher").metrics["test"]
+    student |= {"embedding_int8_ndcg_at_10": 0.4, "embedding_binary_spearman": 0.6}
+    student |= {"mteb_Banking77Classification_accuracy": 0.7, "mteb_STSBenchmark.v2_cosine_spearman": 0.8}
+    teacher |= {"mteb_Banking77Classification_accuracy": 0.8}
+    cells = {line.label.strip(): (line.values, line.retained) for line in table_lines(results)[1][0][1]}
+    assert cells["int8 vectors, 4× smaller"] == (["", "0.4000", ""], "100.0")  # of the teacher's float32 retrieval
+    assert cells["binary vectors, 32×"] == (["", "0.6000", ""], "75.0")
+    assert cells["Banking77Classification"] == (["0.8000", "0.7000", ""], "87.5")
+    assert cells["STSBenchmark.v2"] == (["", "0.8000", ""], "")
+    notes = "\n".join(footnotes(results))
+    assert "nothing scored again in float" in notes
+    assert "computed by mteb" in notes
 
 
 def test_pair_rho_per_bucket_where_there_is_no_cosine(results):
@@ -125,6 +142,7 @@ def test_write_report(results, tmp_path):
         "results": "results.json",
         "curves": "curves.png",
         "readme": "README.md",
+        "html": "report.html",
     }
     text = files["readme"].read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: sentence-transformers\n")
@@ -141,7 +159,7 @@ def test_write_report(results, tmp_path):
 
 def test_no_log_no_curves(results, tmp_path, caplog):
     files = write_report(results, tmp_path)
-    assert set(files) == {"results", "readme"}
+    assert set(files) == {"results", "readme", "html"}
     assert "curves.png" not in files["readme"].read_text(encoding="utf-8")
 
 
@@ -154,6 +172,7 @@ def test_picture(tmp_path):
     path = plot_curves(LOG, tmp_path / "sub" / "c.png", "a run", reference, selected_step=200)
     pixels = imread(path)
     assert pixels.shape[1] > 3 * 600  # three panels
+    assert pixels.shape[0] < pixels.shape[1] / 2
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
     assert list(path.parent.iterdir()) == [path]
     steps, values = series([{"step": 2, "a": 1.0}, {"step": 1, "a": 3.0}, {"step": 2, "a": 5.0}, {"b": 1.0}], "a")
@@ -166,7 +185,8 @@ def test_picture(tmp_path):
 
 def test_without_matplotlib_the_report_is_still_written(results, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "hf_distill.evaluation.curves", raising=False)
+    for name in ("curves", "overview", "html_report"):
+        monkeypatch.delitem(sys.modules, f"hf_distill.evaluation.{name}", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'hf_distill\[plot\]'"):
         import hf_distill.evaluation.curves  # noqa: F401
     assert set(write_report(results, tmp_path, LOG)) == {"results", "readme"}

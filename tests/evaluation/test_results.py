@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from hf_distill.evaluation.results import ROLES, CheckpointScore, ModelRow, Results, command_line
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
+from hf_distill.evaluation.training_summary import Origin, Stage, TextSource, TrainingSummary, public_name
 
 
 def example() -> Results:
@@ -20,12 +22,37 @@ def example() -> Results:
     return Results("run", [teacher, student], 200, "validation stsb_spearman", [CheckpointScore(200, {"a": 0.5})])
 
 
+def example_training() -> TrainingSummary:
+    return TrainingSummary(
+        teacher=Origin("org/teacher", "0" * 40, "apache-2.0", None, True),
+        init_from=None,
+        student="deltanet",
+        settings={"mixer": "ridge"},
+        losses={"cosine": 1.0, "gram": {"0": 1.0, "500": 0.1}},
+        sources=[TextSource("wordnet", 100, 6.0), TextSource("allnli", None, 1.0, "sentence-transformers/all-nli")],
+        texts=95,
+        overlap_removed=5,
+        stages=[Stage("alignment", 10, 0.5), Stage("end to end", 20, 1.5, 190, 2800)],
+        hardware="a machine, 2 threads",
+        learning_rate=1e-4,
+        batch="6,144 padded tokens",
+    )
+
+
+def rehash(path, values):
+    """Write values as an editor who knows the hash would, to reach the checks behind it."""
+    values = {key: value for key, value in values.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**values, "sha256": digest}))
+
+
 def test_round_trip(tmp_path):
     results = example()
+    results.training = example_training()
     path = results.write(tmp_path)
     assert path == tmp_path / "results.json"
     assert Results.read(tmp_path) == Results.read(path) == results
-    assert json.loads(path.read_text())["schema_version"] == 1
+    assert json.loads(path.read_text())["schema_version"] == 2
     assert list(tmp_path.iterdir()) == [path]  # nothing temporary is left
 
 
@@ -90,16 +117,41 @@ def test_bad_files(tmp_path):
     path = example().write(tmp_path)
     values = json.loads(path.read_text())
     for change, message in (
-        ({"schema_version": 99}, "schema version 99, this hf_distill reads 1"),
+        ({"schema_version": 99}, "schema version 99, this hf_distill reads 2"),
+        ({"schema_version": 1}, "schema version 1, .*evaluate the run again: .*evaluate_student"),
         ({"colour": "red"}, "unknown one .*colour"),
         ({"rows": [{"role": "student"}]}, "lacks a field"),
+        ({"training": {"teacher": {"name": "t"}}}, "lacks a field .*init_from"),
     ):
-        path.write_text(json.dumps({**values, **change}))
+        rehash(path, {**values, **change})
         with pytest.raises(ValueError, match=message):
             Results.read(path)
     path.write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         Results.read(path)
+
+
+def test_a_file_that_was_edited_by_hand_is_refused(tmp_path):
+    path = example().write(tmp_path)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values, sort_keys=True))  # another layout of the same content is no edit
+    assert Results.read(path).rows == example().rows
+    values["rows"][1]["metrics"]["test"]["stsb_spearman"] = 0.99
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="edited by hand.*sha256.*evaluate the run again"):
+        Results.read(path)
+    del values["sha256"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="edited by hand"):
+        Results.read(path)
+
+
+def test_public_name_hides_folders(tmp_path, monkeypatch):
+    assert public_name("org/model") == "org/model"
+    assert public_name(tmp_path / "teacher") == "teacher"
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("models/mine") == "mine"
 
 
 def test_versions_and_date_are_there():
@@ -112,3 +164,6 @@ def test_versions_and_date_are_there():
 def test_command_line_shows_no_local_path():
     line = command_line("recipes/x.py", ["--run", "/srv/runs/a", "--teacher=/data/t", "--seed", "1"])
     assert line == "accelerate launch recipes/x.py --run a --teacher=t --seed 1"
+    nested = command_line("recipes/x.py", ["--sources", '{"/srv/my/texts.jsonl": 1}', "--url", "https://host/a/b"])
+    assert nested == """accelerate launch recipes/x.py --sources '{"texts.jsonl": 1}' --url https://host/a/b"""
+    assert ModelRow("teacher", "/srv/models/mine").name == "mine"

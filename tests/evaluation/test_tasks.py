@@ -14,7 +14,14 @@ import pytest
 import torch
 
 from hf_distill.evaluation import corpus, score_cache
-from hf_distill.evaluation.score_cache import ScoreCache, model_fingerprint, write_atomically
+from hf_distill.evaluation.isolation import contained
+from hf_distill.evaluation.score_cache import (
+    ScoreCache,
+    library_versions,
+    model_fingerprint,
+    shared_scores,
+    write_atomically,
+)
 
 mteb = pytest.importorskip("mteb")
 
@@ -43,7 +50,7 @@ def test_retrieval_equals_a_hand_computed_ndcg(tiny_model):
 
 
 def test_scores_are_those_of_mteb_with_the_bare_model(tiny_model):
-    with tasks._contained():
+    with contained("mteb"):
         theirs = mteb.evaluate(
             tiny_model,
             [tasks.make_task(name, "test") for name in ("retrieval", "modules")],
@@ -86,13 +93,27 @@ def test_scores_are_cached_by_weights(static_model, tmp_path, monkeypatch):
     file = next((tmp_path / "scores").iterdir())
     assert file.name.startswith("lexnames-test-")
     assert json.loads(file.read_text())["scores"] == first
-    monkeypatch.setattr(tasks, "_scores", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(tasks, "score_task", lambda *args: pytest.fail("computed again"))
     assert tasks.run_tasks(copy.deepcopy(static_model), ["lexnames"], split="test", cache=cache) == first
+    key = json.loads(file.read_text())["key"]
+    assert key["versions"] == library_versions()
+    assert key["dtype"] == "float32"
     other = copy.deepcopy(static_model)
     with torch.no_grad():
         other[0].embedding.weight[5] += 1
     with pytest.raises(pytest.fail.Exception, match="computed again"):
         tasks.run_tasks(other, ["lexnames"], split="test", cache=cache)
+
+
+def test_runs_of_a_folder_share_their_scores(tmp_path, monkeypatch):
+    first, second = shared_scores(tmp_path / "seed1"), shared_scores(tmp_path / "seed2")
+    key = {"task": "x", "split": "test", "versions": library_versions()}
+    assert first.get_or_compute(key, lambda: {"a": 1.0}) == {"a": 1.0}
+    assert second.get_or_compute(key, lambda: pytest.fail("computed again")) == {"a": 1.0}
+    assert [path.name for path in tmp_path.iterdir()] == ["scores"]
+    monkeypatch.setattr(score_cache, "package_versions", lambda: dict.fromkeys(score_cache._DECIDING, "next"))
+    newer = {**key, "versions": library_versions()}
+    assert second.get_or_compute(newer, lambda: {"a": 2.0}) == {"a": 2.0}  # another version may score otherwise
 
 
 def test_fingerprint_sees_weights_configuration_and_length(tiny_model, tiny_sentence_transformer):

@@ -82,11 +82,14 @@ def test_choose_on_validation_without_reading_test(recipe, run, splits_read):
     assert results.row("student").metrics["validation"]["fidelity_cosine"] == pytest.approx(1, abs=1e-3)
     assert list(results.row("student").metrics) == ["validation"]
     assert results.row("teacher").size.parameters == results.row("student").size.parameters
-    assert {"model", "results.json", "curves.png", "README.md"} <= {path.name for path in run.iterdir()}
+    files = {path.name for path in run.iterdir()}
+    assert {"model", "results.json", "curves.png", "README.md", "report.html", "overview.png"} <= files
     assert (run / "model" / "model.safetensors").read_bytes() == (
         run / "checkpoint-10" / "model.safetensors"
     ).read_bytes()
-    assert str(run.parent) not in (run / "results.json").read_text() + (run / "README.md").read_text()
+    assert not any(
+        str(run.parent) in (run / name).read_text() for name in ("results.json", "README.md", "report.html")
+    )
 
 
 def test_test_split_once_for_the_chosen_checkpoint(recipe, run, splits_read, monkeypatch):
@@ -113,6 +116,16 @@ def test_test_split_once_for_the_chosen_checkpoint(recipe, run, splits_read, mon
     assert "test" not in Results.read(run).row("student").metrics  # no score of other weights
 
 
+def test_a_second_call_computes_nothing_again(recipe, run, splits_read, monkeypatch):
+    from hf_distill.evaluation import suite
+
+    config = recipe.EvaluateConfig(str(run), tasks="stsb,fidelity,int8", test=True, speed=False)
+    first = recipe.main(config)
+    assert (run.parent / "scores").is_dir()  # beside the run: its other seeds have the same teacher
+    monkeypatch.setattr(suite, "_measure", lambda *args: pytest.fail("computed again"))
+    assert recipe.main(config).rows == first.rows
+
+
 def test_best_and_final(recipe, run, splits_read):
     for which in ("best", "final"):
         results = recipe.main(recipe.EvaluateConfig(str(run), checkpoints=which, tasks="stsb", speed=False))
@@ -131,6 +144,8 @@ def spoil(run, what):
             shutil.rmtree(path)
     elif what == "run":
         shutil.rmtree(run)
+    elif what == "results":
+        (run / "results.json").write_text('{"schema_version": 2, "run": "x", "rows": [], "sha256": "0"}')
 
 
 @pytest.mark.parametrize(
@@ -140,7 +155,10 @@ def spoil(run, what):
         ("checkpoints", {}, "holds no complete checkpoint"),
         ("config", {}, "checkpoint of another config .*num_hidden_layers"),
         ("teacher", {}, "needs --teacher"),
+        ("results", {}, "edited by hand"),
         ("", {"tasks": "stsb,arena"}, "no task 'arena': choose among stsb"),
+        ("", {"tasks": "stsb,Banking77Classification"}, "has no validation split.*give --test"),
+        ("", {"tasks": "Banking77Classification", "test": True}, "mteb/banking77 on the Hub.*data are local: stsb"),
         ("", {"checkpoints": "11"}, "steps among 10, 20, 30"),
         ("", {"metric": "accuracy"}, "No task has the metric"),
         ("", {"metric": "stsb_kendall", "tasks": "stsb"}, "no metric 'stsb_kendall'.*stsb_spearman"),
