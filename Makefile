@@ -42,5 +42,5 @@ clean:
 
 .venv/test.stamp: .venv/base.stamp
 	@echo "Installing the test tools ..."
-	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable ".[dev,demo,eval]"
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable ".[dev,demo,eval,onnx]"
 	@touch $@

@@ -125,6 +125,9 @@ def _add_commands(commands: Any) -> None:
     )
     card.add_argument("folder", metavar="RUN|FOLDER", help="folder of a run, or of an exported student")
     card.add_argument("--repo_id", metavar="USER/NAME", help="where the model will be on the Hub")
+    card.add_argument(
+        "--target", metavar="FOLDER", help="folder for a run's card and picture (default: beside the model)"
+    )
     export = _add_command(
         commands,
         "export",
@@ -136,6 +139,7 @@ def _add_commands(commands: Any) -> None:
     export.add_argument("target", metavar="TARGET", help="folder to write: absent or empty")
     export.add_argument("--repo_id", metavar="USER/NAME", help="where the model will be on the Hub")
     export.add_argument("--no_check", action="store_true", help="do not load the folder in a clean process")
+    export.add_argument("--onnx", action="store_true", help="add onnx/model.onnx, compared with onnxruntime")
     report = _add_command(
         commands,
         "report",
@@ -327,9 +331,10 @@ def _run_command(options: argparse.Namespace) -> None:
     from hf_distill import cli_commands
 
     if options.command == "card":
-        print(cli_commands.write_card(options.folder, options.repo_id))
+        print(cli_commands.write_card(options.folder, options.repo_id, options.target))
     elif options.command == "export":
-        print(cli_commands.export(options.source, options.target, options.repo_id, check=not options.no_check))
+        check = not options.no_check
+        print(cli_commands.export(options.source, options.target, options.repo_id, check=check, onnx=options.onnx))
     elif options.command == "report":
         print(cli_commands.report(options.runs, options.output, options.metric))
     else:

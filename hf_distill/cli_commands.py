@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 
-def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
+def write_card(folder: str | Path, repo_id: str | None = None, target: str | None = None) -> Path:
     """Write the model card of a run, or of the folder of a student.
 
     Args:
         folder: A run with `model/` and `results.json`, or an exported student with `results.json` in it.
         repo_id: Where the model will be on the Hub, `user/name`.
+        target: Folder for the card of a run and its picture alone; by default they go beside the model.
 
     Returns:
         The card.
@@ -35,7 +36,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
 
     _hide_progress()
     if (folder / MODEL_FOLDER).is_dir():
-        return card.write_run_card(folder, repo_id=repo_id)
+        return card.write_run_card(folder, repo_id=repo_id, target=target)
     if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
         raise FileNotFoundError(
             f"{folder} holds no student: neither {MODEL_FOLDER}/ of a finished run nor the modules.json of an exported one."
@@ -44,12 +45,19 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     return card.write_card(folder, Results.read(folder), repo_id=repo_id, figures=figures)
 
 
-def export(source: str | Path, target: str | Path, repo_id: str | None = None, check: bool = True) -> Path:
-    """Write a student as one self-contained folder; see `hf_distill.hub.export.export_student`."""
+def export(
+    source: str | Path, target: str | Path, repo_id: str | None = None, check: bool = True, onnx: bool = False
+) -> Path:
+    """Write a student as one self-contained folder; see `hf_distill.hub.export.export_student` and `hub.onnx`."""
     from hf_distill.hub.export import export_student
 
     _hide_progress()
-    return export_student(source, target, check=check, repo_id=repo_id)
+    folder = export_student(source, target, check=check, repo_id=repo_id)
+    if onnx:
+        from hf_distill.hub.onnx import export_onnx
+
+        export_onnx(folder, folder / "onnx" / "model.onnx", check=check)
+    return folder
 
 
 def _hide_progress() -> None:

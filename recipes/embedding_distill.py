@@ -88,6 +88,8 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
         student.save(str(folder / "model"))
         write_report(results, folder, trainer.state.log_history)
         print_report(results)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     trainer.end()
     return results
 

@@ -24,6 +24,7 @@ from hf_distill.data.sources import load_mix
 from hf_distill.data.stsb import load_stsb
 from hf_distill.evaluation.corpus import held_out_sentences
 from hf_distill.evaluation.training_summary import Stage
+from hf_distill.hub.push import check_access
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.first_layer import with_first_layer
 from hf_distill.teachers.live import LiveTeacher
@@ -116,8 +117,11 @@ def open_run(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Path:
 
     Raises:
         ValueError: If it holds a run of another recipe; the message names the first field that differs.
+        PermissionError: If the run is to be pushed, and nobody is logged in who may.
     """
     folder = Path(args.output_dir)
+    if args.push_to_hub and args.process_index == 0:  # before hours of work, not after them
+        check_access(args.hub_model_id or folder.absolute().name)
     asked = {key: value for key, value in asdict(recipe).items() if key not in ("fresh", "cache_dir", "tasks")}
     asked |= {"training": {**args.weights_at(0), "seed": args.seed, "learning_rate": args.learning_rate}}
     asked = json.loads(json.dumps(asked))
@@ -302,7 +306,7 @@ def control_args(args: EmbeddingDistillConfig, recipe: EmbeddingRecipe) -> Embed
     control = copy.copy(args)
     control.output_dir = str(Path(args.output_dir) / "control")
     control.max_minutes = recipe.control_minutes
-    control.require_gain = False
+    control.require_gain = control.push_to_hub = False
     return control
 
 
