@@ -7,7 +7,7 @@ accelerate launch recipes/cache_teacher.py --teacher sentence-transformers/all-M
 
 A job that was killed, interrupted (Ctrl-C) or run out of disk goes on where it was when it is run again; a larger
 `--limit` extends it. Several teachers may share one `--output_dir`: each has its own sub-folder. With several
-processes, each takes its share of the shards.
+processes, each takes its share of the shards. `--push_to_hub user/name --private` publishes cache and texts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ class CacheTeacherConfig:
     split: str = field(default="train", metadata={"help": "Split of the source."})
     limit: int | None = field(default=None, metadata={"help": "Take only the first texts of the shuffled source."})
     seed: int = field(default=42, metadata={"help": "Seed of the source's shuffling."})
-    teacher_name: str | None = field(
-        default=None, metadata={"help": "Name in the manifest, if the id does not say it."}
-    )
+    teacher_name: str | None = field(default=None, metadata={"help": "Name in the manifest, if not the id."})
     revision: str | None = field(default=None, metadata={"help": "Hub revision of the teacher."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Allow a teacher with its own code on the Hub."})
     prompt: str | None = field(default=None, metadata={"help": "Text put before every input."})
@@ -41,9 +39,7 @@ class CacheTeacherConfig:
     normalize: bool | None = field(default=None, metadata={"help": "Scale to length 1. Default: as the teacher does."})
     truncate_dim: int | None = field(default=None, metadata={"help": "Keep the first dimensions only (Matryoshka)."})
     max_seq_length: int | None = field(default=None, metadata={"help": "Cut inputs after so many tokens."})
-    hidden_layers: list[int] = field(
-        default_factory=list, metadata={"help": "Also store these hidden layers, token by token (0: embeddings)."}
-    )
+    hidden_layers: list[int] = field(default_factory=list, metadata={"help": "Layers to store too (0: embeddings)."})
     project_dim: int | None = field(default=None, metadata={"help": "Fit a projection to this width on the cache."})
     project_method: str = field(default="pca", metadata={"help": "Kind of the projection: pca or truncate."})
     dtype: str = field(default="auto", metadata={"help": "Precision: auto, float32, bfloat16 or float16."})
@@ -52,9 +48,13 @@ class CacheTeacherConfig:
     shard_rows: int | None = field(default=None, metadata={"help": "Rows of a shard."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a cache of other texts of this teacher."})
     verify: bool = field(default=False, metadata={"help": "Read everything back and compare it with the hashes."})
+    push_to_hub: str | None = field(default=None, metadata={"help": "Publish it with its texts as user/name."})
+    private: bool = field(default=False, metadata={"help": "The data set on the Hub must be private."})
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is loaded."""
+        if self.private and self.push_to_hub is None:
+            raise ValueError("--private says who may see a data set on the Hub: give --push_to_hub user/name, too.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}; it must be at least 1.")
 
@@ -71,12 +71,16 @@ def load_texts(config: CacheTeacherConfig) -> list[str]:
 
 def main(config: CacheTeacherConfig) -> dict[str, Any]:
     """Write the cache, print what it cost, and return the same as a dictionary."""
+    from hf_distill.hub.cache_dataset import push_cache
+    from hf_distill.hub.push import check_access
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.teachers.manifest import TeacherSpec
     from hf_distill.teachers.projection import project_cache
     from hf_distill.teachers.writer import process_state, write_cache
 
     state = process_state()  # before the model is loaded: every process gets its own device
+    if config.push_to_hub is not None:
+        check_access(config.push_to_hub)
     texts = load_texts(config)
     model = load_teacher(config.teacher, config.device, config.trust_remote_code, config.revision)
     if config.max_seq_length is not None:
@@ -98,7 +102,10 @@ def main(config: CacheTeacherConfig) -> dict[str, Any]:
         cache = project_cache(cache, config.project_dim, config.project_method)
     if config.verify:
         cache.verify()
-    return report(cache, show=state.is_main_process)
+    result = report(cache, show=state.is_main_process)
+    if config.push_to_hub is not None and state.is_main_process:
+        print(push_cache(cache, config.push_to_hub, texts=texts, private=config.private or None))
+    return result
 
 
 def report(cache: TeacherCache, show: bool = True) -> dict[str, Any]:

@@ -5,9 +5,8 @@ accelerate launch recipes/embedding_distill.py       # the default: recipes/conf
 accelerate launch recipes/embedding_distill.py --config recipes/configs/embedding/layers3_minilm.yaml --seed 1
 ```
 
-Run the same line again after a kill or Ctrl-C and it goes on from the last checkpoint. The run folder then holds `model/`
-(loads with `SentenceTransformer`), `README.md` and `results.json` with what was measured, the curves, and the teacher
-cache (layer-wise terms need the live teacher, so a run with `hidden_weight` has none).
+Run the same line again after a kill or Ctrl-C and it goes on from the last checkpoint. The run folder then holds `model/`,
+`README.md`, `report.html` and `results.json`, and without layer-wise terms (which ask the live teacher) the teacher cache.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
     from hf_distill.evaluation.results import ModelRow, Results
+    from hf_distill.trainers.embedding import EmbeddingDistillTrainer
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
     from hf_distill.trainers.embedding_stages import EmbeddingRecipe
 
@@ -31,7 +31,6 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "embedding" / "deltanet_min
 def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     """Runs all stages and returns what was measured."""
     from hf_distill.data.collators import tokenize_columns
-    from hf_distill.evaluation.report import print_report, write_report
     from hf_distill.evaluation.results import Results, command_line
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
@@ -47,8 +46,7 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     models = {"teacher": teacher.model, "student": student, "untrained": untrained}
 
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
-    rows: dict[str, int] = {}
-    dataset, overlap = stages.load_texts(recipe, args.seed, rows)
+    dataset, overlap = stages.load_texts(recipe, args.seed, rows := {})
     if args.process_index == 0:
         print(overlap)
     signal = stages.teacher_signal(teacher, recipe, args, dataset, student)
@@ -84,23 +82,30 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
         notes=[str(overlap), str(trainer.check_gain(best_control))],
         training=summarise_training(recipe, trainer, teacher.model, source.model, overlap, spent, rows),
     )
-    if args.process_index == 0:
-        student.save(str(folder / "model"))
-        write_report(results, folder, trainer.state.log_history)
-        print_report(results)
-    if args.push_to_hub:
-        trainer.push_to_hub()
-    trainer.end()
+    finish(trainer, results, folder)
     return results
 
 
 def validation(teacher: SentenceTransformer) -> list[SentenceEvaluator]:
-    """What chooses the checkpoint, STS-B validation, and beside it the closeness to the teacher by length."""
+    """STS-B validation, which chooses the checkpoint, and the closeness to the teacher by length."""
     from hf_distill.data.stsb import load_stsb
     from hf_distill.evaluation.sts import STSEvaluator
     from hf_distill.evaluation.suite import make_fidelity
 
     return [STSEvaluator.from_dataset(load_stsb("validation")), make_fidelity(teacher, "validation", per_bucket=100)]
+
+
+def finish(trainer: EmbeddingDistillTrainer, results: Results, folder: Path) -> None:
+    """Saves the model and the report, and publishes them with `--push_to_hub`."""
+    from hf_distill.evaluation.report import print_report, write_report
+
+    if trainer.is_world_process_zero():
+        trainer.model.save(str(folder / "model"))
+        write_report(results, folder, trainer.state.log_history)
+        print_report(results)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    trainer.end()
 
 
 def score(

@@ -119,15 +119,22 @@ def test_commands_pass_everything_on(monkeypatch, capsys):
     calls = []
     for name in ("write_card", "export", "report"):
         monkeypatch.setattr(cli_commands, name, lambda *a, _name=name, **k: calls.append((_name, a, k)) or "written")
-    for line in ("card R --repo_id a/b", "export S T --no_check", "export S T --repo_id a/b", "report A B --output F"):
+    for line in (
+        "card R --repo_id a/b",
+        "card R --target C",
+        "export S T --no_check --onnx",
+        "export S T --repo_id a/b",
+        "report A B --output F",
+    ):
         assert cli.main(line.split()) == 0
     assert calls == [
-        ("write_card", ("R", "a/b"), {}),
-        ("export", ("S", "T", None), {"check": False}),
-        ("export", ("S", "T", "a/b"), {"check": True}),
+        ("write_card", ("R", "a/b", None), {}),
+        ("write_card", ("R", None, "C"), {}),
+        ("export", ("S", "T", None), {"check": False, "onnx": True}),
+        ("export", ("S", "T", "a/b"), {"check": True, "onnx": False}),
         ("report", (["A", "B"], "F", "stsb_spearman"), {}),
     ]
-    assert capsys.readouterr().out == "written\n" * 4
+    assert capsys.readouterr().out == "written\n" * 5
 
 
 def test_report_of_one_run_and_elsewhere(tmp_path, capsys):

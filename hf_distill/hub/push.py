@@ -107,7 +107,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except errors.HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no model id such as user/name: {error}") from error
+        raise ValueError(f"{repo_id!r} is no id such as user/name: {error}") from error
 
 
 def open_repo(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:

@@ -81,12 +81,12 @@ def _findings(path: Path, words: dict[str, str]) -> Iterator[str]:
         elif path.suffix != ".png":
             text = (start + file.read()).decode("utf-8", "replace")
             if path.name in _VOCABULARIES:
-                yield from _tokens(text)
+                yield from find_tokens(text)
             else:
                 yield from _secrets(text, {} if path.suffix == ".py" else words)
 
 
-def _tokens(text: str) -> Iterator[str]:
+def find_tokens(text: str) -> Iterator[str]:
     """Access tokens in a text: what looks like one, and the one that is in use here."""
     for token in sorted(set(_TOKENS.findall(text))):
         yield f"an access token ({token[:6]}...)"
@@ -97,7 +97,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 def _secrets(text: str, words: dict[str, str]) -> Iterator[str]:
     """Tokens, local paths and private names in a text."""
-    yield from _tokens(text)
+    yield from find_tokens(text)
     paths = set(_PATHS.findall(text))
     paths |= {own for own in _own_folders() if re.search(rf"(?<![\w.:]){re.escape(own)}(?![\w.-])", text)}
     for path in sorted(paths):
@@ -125,4 +125,4 @@ def _private_words() -> dict[str, str]:
     return {word: kind for word, kind in words.items() if len(word) > 3 and word not in _COMMON_NAMES}
 
 
-__all__ = ["SAFE_NAMES", "SAFE_SUFFIXES", "scan_folder"]
+__all__ = ["SAFE_NAMES", "SAFE_SUFFIXES", "find_tokens", "scan_folder"]

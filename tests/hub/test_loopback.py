@@ -237,17 +237,17 @@ def test_datasets_push_load_and_stream(client, shared_hub, tmp_path):
         loaded = load_dataset(repo_id, split="train", streaming=streaming)
         return [row["text"] for row in loaded][::100]
 
-    client.call(push, "user/prose")
-    assert sorted(shared_hub.files("user/prose", repo_type="dataset")) == [
+    client.call(push, "user/sentences")
+    assert sorted(shared_hub.files("user/sentences", repo_type="dataset")) == [
         ".gitattributes",
         "README.md",
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
     ]
     seen = len(shared_hub.requests)
-    assert client.call(load, "user/prose", True) == ["text 0", "text 100", "text 200"]
+    assert client.call(load, "user/sentences", True) == ["text 0", "text 100", "text 200"]
     assert any(request.status == 206 for request in shared_hub.requests[seen:]), "streaming reads ranges"
-    assert client.call(load, "user/prose", False) == ["text 0", "text 100", "text 200"]
+    assert client.call(load, "user/sentences", False) == ["text 0", "text 100", "text 200"]
     assert client.error(load, "user/nothing", True).name == "DatasetNotFoundError"
 
 

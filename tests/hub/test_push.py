@@ -145,7 +145,7 @@ def test_a_name_alone_is_the_users(client: HubClient, shared_hub: LoopbackHub, r
 
 @pytest.mark.parametrize("bad", ["user/na me", "a/b/c", "user/--x", "", "user/x.git"])
 def test_a_bad_id_is_refused_without_the_hub(bad: str) -> None:
-    with pytest.raises(ValueError, match="is no model id such as user/name"):
+    with pytest.raises(ValueError, match="is no id such as user/name"):
         check_repo_id(bad)
 
 

@@ -57,7 +57,7 @@ def test_yaml_and_command_line(tmp_path):
         ({"cosine_weight": -1}, "cosine_weight"),
         ({"gram_weight": {"soon": 1.0}}, "gram_weight"),
         ({"hub_token": "hf_secret"}, "hf auth login"),
-        ({"hub_model_id": "user/na me"}, "is no model id"),
+        ({"hub_model_id": "user/na me"}, "is no id"),
         ({"selection_split": "test"}, "selection_split='validation'"),
         ({"metric_for_best_model": "eval_sts-b_test_spearman"}, "test split"),
         ({"max_minutes": 0}, "max_minutes must be positive"),

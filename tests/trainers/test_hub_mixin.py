@@ -327,7 +327,7 @@ def test_arguments_of_the_hub(config, tmp_path):
         assert config(push_to_hub=True, hub_strategy=strategy, save_strategy="steps").hub_strategy == strategy
     assert config().trackio_static_space_id is False
     for fields, message in (
-        ({"hub_model_id": "user/na me"}, "is no model id such as user/name"),
+        ({"hub_model_id": "user/na me"}, "is no id such as user/name"),
         ({"push_to_hub": True, "hub_strategy": "every_save"}, "save_strategy is 'no'"),
         ({"hub_token": "secret"}, "hf auth login"),
     ):
