@@ -167,7 +167,7 @@ def test_hidden_layers_travel(
 
 
 def test_a_smaller_cache_replaces_a_larger_one(
-    client: HubClient, shared_hub: LoopbackHub, cache: TeacherCache, tiny_texts: list[str], tmp_path: Path
+    client: HubClient, shared_hub: LoopbackHub, pushed: str, cache: TeacherCache, tiny_texts: list[str], tmp_path: Path
 ) -> None:
     client.call(push, str(cache.path), "user/shrinks")
     small = write_cache(tiny_texts[:20], embed, tmp_path / "small", spec=cache.spec, shard_rows=16, progress=False)
@@ -176,7 +176,7 @@ def test_a_smaller_cache_replaces_a_larger_one(
     assert parquet == ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
     path = client.call(pull, "user/shrinks", str(tmp_path / "pulled"))
     assert len(TeacherCache.open(path)) == 20
-    error = client.error(pull, "user/vectors", str(tmp_path / "pulled"))
+    error = client.error(pull, pushed, str(tmp_path / "pulled"))
     assert error.name == "ValueError"
     assert "holds another cache of this teacher than user/vectors" in error.message
 
