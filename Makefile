@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no recipes/embedding_distill.py
+	$(BIN)/hf-distill embedding_distill
 
 # One thread a worker: two processes with two threads each wait for each other at every barrier.
 test: .venv/test.stamp

@@ -233,6 +233,17 @@ def _terminate(signum: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
+def _said_aloud(command: list[str]) -> list[str]:
+    """Spell out accelerate's own defaults where there is only a CPU, so that it need not list them on every start."""
+    import torch
+    from accelerate.commands.config.config_args import default_config_file
+
+    if "--config_file" in command or Path(default_config_file).is_file() or torch.accelerator.is_available():
+        return []
+    processes = [] if "--num_processes" in command else ["--num_processes", "1"]
+    return [*processes, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
 def launch(name: str, arguments: list[str]) -> int:
     """Run recipe `name` under `accelerate launch` in this process.
 
@@ -250,7 +261,7 @@ def launch(name: str, arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        launch_command(launch_command_parser().parse_args(command))
+        launch_command(launch_command_parser().parse_args([*_said_aloud(command), *command]))
     except KeyboardInterrupt:
         _finish_children(None if sys.stdin.isatty() else signal.SIGINT)
         return INTERRUPTED
