@@ -137,6 +137,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
     """Read what a run was asked for, without its seed; empty where it left no recipe."""
     path = folder / _RECIPE_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values.pop("control_minutes", None)  # another model's, trained after the student
     training = values.pop("training", {})
     return values | {f"training.{name}": value for name, value in training.items() if name != "seed"}
 
