@@ -78,7 +78,7 @@ def summarise_seeds(run_folders: Sequence[str | Path], split: str = "test") -> s
         cells = [
             label,
             "" if full is None else f"{full:.4f}",
-            f"{found.mean:.4f} ± {found.deviation:.4f}",
+            f"{found.mean:.4f}" + (f" ± {found.deviation:.4f}" if len(values) > 1 else ""),
             f"{min(values):.4f} – {max(values):.4f}",
             share,
             str(len(values)),

@@ -23,6 +23,7 @@ _SOURCES = {
     "wordnet": "definitions and examples of WordNet 3.0, one a text",
     "wordnet_topics": "WordNet 3.0 in texts of 1 to 256 tokens",
     "wordnet_pairs": "word and definition, entry and example of WordNet 3.0",
+    "news": "sentences and paragraphs of news articles of 2017",
     "docstrings": "prose of installed Python packages, the standard library left out",
     "stsb_train": "sentences of STS-B's training split, without scores",
 }

@@ -13,9 +13,10 @@ import pytest
 from huggingface_hub import ModelCard
 from student_results import TEACHER, make_results, training
 
+from hf_distill.data.sources import LOCAL_SOURCES
 from hf_distill.evaluation.results import ModelRow, Results
 from hf_distill.evaluation.training_summary import Origin
-from hf_distill.hub import card, templates_folder
+from hf_distill.hub import card, card_training, templates_folder
 from hf_distill.hub.card import check_fingerprint, render_card, write_card, write_run_card
 from hf_distill.hub.card_check import check_card, check_card_text
 from hf_distill.hub.citations import papers_of
@@ -347,3 +348,7 @@ def test_card_of_a_run(deltanet, tmp_path):
     results.write(run)
     with pytest.raises(FileNotFoundError, match="holds no model/"):
         write_run_card(run)
+
+
+def test_every_packaged_source_is_described() -> None:
+    assert set(LOCAL_SOURCES) <= set(card_training._SOURCES)
