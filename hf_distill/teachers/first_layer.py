@@ -1,8 +1,9 @@
 """A teacher whose sentence embedding also carries its first layer: "first-last" averaging of a finished encoder.
 
 The mean of the input vectors is a bag of words. A little of it beside the teacher's own embedding raises agreement with
-human similarity (on STS-B validation all-MiniLM-L6-v2 goes from 0.8673 to 0.8693 at weight 0.15), and a student
-can follow it, since it starts from the same input vectors.
+human similarity, and a student can follow it, since it starts from the same input vectors. On STS-B validation, float32,
+all-MiniLM-L6-v2 goes from 0.8672 to 0.8693 at weight 0.15 and 0.8700 at 0.2:
+`STSEvaluator.from_dataset(load_stsb("validation"), dtype="float32")(with_first_layer(teacher, 0.2))`.
 """
 
 from __future__ import annotations

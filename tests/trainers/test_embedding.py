@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, models
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
+from hf_distill.evaluation.sts import STSEvaluator
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 
 
@@ -313,3 +314,10 @@ def test_token_budget_batches(make_trainer, caplog):
     assert len(sizes) == 2 * len(trainer.get_train_dataloader())
     assert len({rows for rows, _ in sizes}) > 2
     assert isinstance(trainer.args, EmbeddingDistillConfig)
+
+
+def test_an_evaluator_of_the_test_split_is_refused(make_trainer):
+    pairs = {"sentence1": ["a cat", "a dog"], "sentence2": ["the cat", "a car"], "score": [0.9, 0.1]}
+    evaluator = STSEvaluator.from_dataset(Dataset.from_dict(pairs, split="test"))
+    with pytest.raises(ValueError, match="'stsb' reads the test split"):
+        make_trainer(evaluator=evaluator)
