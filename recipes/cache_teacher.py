@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 class CacheTeacherConfig:
     """What to cache, with which teacher, and where."""
 
-    teacher: str = field(metadata={"help": "Teacher: a sentence-transformers id on the Hub, or a folder."})
+    teacher: str = field(metadata={"help": "A sentence-transformers id or folder, or use-multilingual-v3."})
     source: str = field(metadata={"help": "Text source: a name, for instance wordnet_topics or allnli, or a file."})
     output_dir: str = field(metadata={"help": "Folder of the caches; every teacher gets a sub-folder."})
     split: str = field(default="train", metadata={"help": "Split of the source."})
@@ -73,8 +72,7 @@ def main(config: CacheTeacherConfig) -> dict[str, Any]:
     """Write the cache, print what it cost, and return the same as a dictionary."""
     from hf_distill.hub.cache_dataset import push_cache
     from hf_distill.hub.push import check_access
-    from hf_distill.teachers.live import LiveTeacher, load_teacher
-    from hf_distill.teachers.manifest import TeacherSpec
+    from hf_distill.teachers.named import named_teacher
     from hf_distill.teachers.projection import project_cache
     from hf_distill.teachers.writer import process_state, write_cache
 
@@ -82,19 +80,19 @@ def main(config: CacheTeacherConfig) -> dict[str, Any]:
     if config.push_to_hub is not None:
         check_access(config.push_to_hub)
     texts = load_texts(config)
-    model = load_teacher(config.teacher, config.device, config.trust_remote_code, config.revision)
-    if config.max_seq_length is not None:
-        model.max_seq_length = config.max_seq_length
-    teacher = LiveTeacher(model, dtype=config.dtype)
-    spec = TeacherSpec.of(
-        model,
-        teacher=config.teacher_name or (None if Path(config.teacher).exists() else config.teacher),
-        revision=config.revision or "",
+    teacher, spec = named_teacher(
+        config.teacher,
+        label=config.teacher_name,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        device=config.device,
+        dtype=config.dtype,
         prompt=config.prompt,
         prompt_name=config.prompt_name,
         normalize=config.normalize,
         truncate_dim=config.truncate_dim,
-        signals=("embedding", *(f"hidden_{layer}" for layer in config.hidden_layers)),
+        max_seq_length=config.max_seq_length,
+        hidden_layers=tuple(config.hidden_layers),
     )
     options = {"tokens_per_batch": config.tokens_per_batch, "shard_rows": config.shard_rows}
     cache = write_cache(texts, teacher, config.output_dir, spec=spec, overwrite=config.overwrite, **options)

@@ -49,7 +49,7 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     dataset, overlap = stages.load_texts(recipe, args.seed, rows := {})
     if args.process_index == 0:
         print(overlap)
-    signal = stages.teacher_signal(teacher, recipe, args, dataset, student)
+    signal = stages.teacher_signal(teacher, recipe, args, dataset, student, source)
     if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
         dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
     evaluators = validation(teacher.model)

@@ -40,7 +40,7 @@ ALLOWED = {
     "cli": {"hardware", "cli_commands"},
     "cli_commands": {"hub", "evaluation", "hardware"},
 }
-MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", "fla", *sys.stdlib_module_names}
+MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", "fla", "turkish_tokenizer", *sys.stdlib_module_names}
 
 
 @cache

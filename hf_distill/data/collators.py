@@ -2,25 +2,30 @@
 
 Texts are tokenised once (`tokenize_columns`), never per batch. All text columns of a row (`text`, or `anchor` and
 `positive`) go into ONE padded batch, row by row, so that the student needs one forward pass; the teacher's vectors are
-gathered by row number from its memory-mapped cache.
+gathered by row number from its memory-mapped cache, or from a column of the data set.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-IDS_SUFFIX = "_input_ids"
-ROW_SUFFIX = "_row"
+from hf_distill.data.teacher_column import TEACHER_COLUMN, TeacherColumn
+from hf_distill.data.token_ids import (
+    IDS_SUFFIX,
+    ROW_SUFFIX,
+    TOO_LONG,
+    check_token_ids,
+    column_lengths,
+    text_columns,
+    tokenize_columns,
+)
 
 
 class TeacherRows(Protocol):
@@ -36,138 +41,17 @@ class TeacherRows(Protocol):
         """Rows `(N,)` of texts."""
 
 
-def text_columns(column_names: Iterable[str]) -> list[str]:
-    """Names the text columns of a data set, whether they hold strings or ids.
-
-    Args:
-        column_names: All column names, such as `["anchor_input_ids", "anchor_row", "positive_input_ids", …]`.
-
-    Returns:
-        `["anchor", "positive"]` or `["text"]`.
-
-    Raises:
-        ValueError: If the columns are neither `text` nor `anchor` and `positive`.
-    """
-    names = {name.removesuffix(IDS_SUFFIX) for name in column_names}
-    if {"anchor", "positive"} <= names:
-        return ["anchor", "positive"]
-    if "text" in names:
-        return ["text"]
-    raise ValueError(
-        f"The data set has the columns {sorted(column_names)}, but needs `text`, or `anchor` and `positive` "
-        "(strings), or the same with ids: `text_input_ids`, or `anchor_input_ids` and `positive_input_ids`. "
-        "Rename yours with `dataset.rename_column(...)`."
-    )
-
-
-def tokenize_columns(
-    dataset: Dataset,
-    columns: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    *,
-    prompt: str | None = None,
-    add_special_tokens: bool = True,
-) -> Dataset:
-    """Adds `<column>_input_ids` for every string column that has none yet.
-
-    Args:
-        dataset: Rows with the string columns.
-        columns: The string columns.
-        tokenizer: The student's tokenizer.
-        max_length: Longest sequence in tokens; the rest is cut.
-        prompt: Text put before every text of the student.
-        add_special_tokens: Add what the tokenizer adds around a text ([CLS] … [SEP]).
-
-    Returns:
-        The data set with the id columns.
-
-    Raises:
-        ValueError: If a row has no text; the message names column and row.
-    """
-
-    def tokenize(batch: dict[str, list[str]], indices: list[int]) -> dict[str, list[list[int]]]:
-        ids = {}
-        for column in missing:
-            for index, text in zip(indices, batch[column], strict=True):
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(
-                        f"Row {index} has no text in column {column!r} (it holds {text!r}). Remove such rows first: "
-                        f"dataset.filter(lambda row: row[{column!r}] and row[{column!r}].strip())."
-                    )
-            texts = [(prompt or "") + text for text in batch[column]]
-            encoded = tokenizer(
-                texts,
-                truncation=True,
-                max_length=max_length,
-                add_special_tokens=add_special_tokens,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-            ids[column + IDS_SUFFIX] = encoded["input_ids"]
-        return ids
-
-    missing = [column for column in columns if column + IDS_SUFFIX not in dataset.column_names]
-    if not missing:
-        return dataset
-    return dataset.map(tokenize, batched=True, with_indices=True, desc="Tokenising", load_from_cache_file=False)
-
-
-def column_lengths(dataset: Dataset, columns: Sequence[str]) -> np.ndarray:
-    """Tokens of every row; of several columns the longest, since they share one padded batch.
-
-    Args:
-        dataset: Rows with `<column>_input_ids`.
-        columns: Text columns.
-
-    Returns:
-        `(N,)` int64.
-    """
-    import pyarrow.compute as pc
-
-    table = dataset.with_format("arrow").select_columns([c + IDS_SUFFIX for c in columns])[:]
-    lengths = [pc.list_value_length(table[c + IDS_SUFFIX]).to_numpy() for c in columns]
-    return np.max(lengths, axis=0).astype(np.int64)
-
-
-def check_token_ids(dataset: Dataset, columns: Sequence[str], vocab_size: int) -> None:
-    """Checks all ids against the vocabulary, and that no row is empty, before training starts.
-
-    Args:
-        dataset: Rows with `<column>_input_ids`.
-        columns: Text columns.
-        vocab_size: Rows of the student's embedding table.
-
-    Raises:
-        ValueError: Naming column, row and value.
-    """
-    import pyarrow.compute as pc
-
-    for column in columns:
-        name = column + IDS_SUFFIX
-        ids = dataset.with_format("arrow").select_columns([name])[:][name].combine_chunks()
-        lengths = pc.fill_null(pc.list_value_length(ids), 0).to_numpy()
-        if (lengths == 0).any():
-            row = int(np.argmin(lengths))
-            raise ValueError(f"Row {row} of column {name!r} holds no token ids; remove it or fill it in.")
-        flat = pc.list_flatten(ids).to_numpy()
-        wrong = np.flatnonzero((flat < 0) | (flat >= vocab_size))
-        if len(wrong):
-            row = int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))
-            raise ValueError(
-                f"Row {row} of column {name!r} holds the token id {flat[wrong[0]]}, outside the student's vocabulary of "
-                f"{vocab_size}. These ids come from another tokenizer: tokenise the texts with the student's."
-            )
-
-
 class DistillCollator:
     """Pads the ids of all text columns into one batch and gathers the teacher's vectors.
 
     Args:
         tokenizer: The student's tokenizer; its padding id is used.
-        max_length: Longest sequence in tokens; longer ones are cut, a closing special token is kept.
+        max_length: Longest sequence in tokens.
+        too_long (`str`, *optional*, defaults to `"truncate"`): What becomes of longer ones: they are cut, a closing
+            special token is kept (`"truncate"`), their rows are left out of the batch (`"drop"`), or refused (`"error"`).
         vocab_size (`int`, *optional*): Rows of the student's embedding table, to check the ids.
-        teacher (`TeacherCache`, *optional*): Where the vectors of `<column>_row` (or of the text) are read from.
+        teacher (`TeacherCache` or `TeacherColumn`, *optional*): Where the vectors of `<column>_row` (or of the text)
+            are read from. The examples of a stream may carry them, as `teacher_embedding`.
         hidden_layers (`Sequence[int]`, *optional*): Hidden states to read too; 0 is the embedding layer's output.
         flat (`bool`, *optional*, defaults to `False`): Make `input_ids` (all tokens) and `offsets` for a static
             embedding table instead of a padded batch.
@@ -182,8 +66,8 @@ class DistillCollator:
         text; `num_columns`; `texts`.
 
     Raises:
-        ValueError: If an example lacks a column, is empty or holds an id outside the vocabulary, or the tokenizer has
-            no padding token.
+        ValueError: If an example lacks a column, is empty or holds an id outside the vocabulary, or is too long under
+            `"error"`, or the tokenizer has no padding token that the student knows.
 
     Example:
         >>> collate = DistillCollator(tokenizer, max_length=128)
@@ -198,6 +82,7 @@ class DistillCollator:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         *,
+        too_long: str = "truncate",
         vocab_size: int | None = None,
         teacher: TeacherRows | None = None,
         hidden_layers: Sequence[int] = (),
@@ -207,11 +92,21 @@ class DistillCollator:
     ) -> None:
         if tokenizer.pad_token_id is None and not flat:
             raise ValueError(
-                "The tokenizer has no padding token; set one: `tokenizer.pad_token = tokenizer.eos_token`."
+                f"The student's tokenizer ({type(tokenizer).__name__}) has no padding token; set one: "
+                "`tokenizer.pad_token = tokenizer.eos_token`."
             )
+        if too_long not in TOO_LONG:
+            raise ValueError(f"too_long must be one of {TOO_LONG}, but is {too_long!r}.")
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.too_long = too_long
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+        if not flat and tokenizer.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"The tokenizer pads with id {tokenizer.pad_token_id}, outside the student's vocabulary of "
+                f"{self.vocab_size}. Take a padding token that the student has, or give it a row: "
+                "`model[0].auto_model.resize_token_embeddings(len(tokenizer))`."
+            )
         self.teacher = teacher
         self.hidden_layers = sorted(set(hidden_layers))
         self.flat = flat
@@ -222,10 +117,16 @@ class DistillCollator:
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Collates the rows of one batch; see the class."""
         columns = text_columns(features[0])
-        ids, lengths = self._checked(self._sequences(features, columns), columns)
+        sequences = self._sequences(features, columns)
+        if self.too_long != "truncate":
+            features, sequences = self._within(features, sequences, columns)
+        ids, lengths = self._checked([self._cut(sequence) for sequence in sequences], columns)
         batch = self._flat(ids, lengths) if self.flat else self._pad(ids, lengths)
         batch["num_columns"] = len(columns)
-        if self.teacher is not None:
+        if isinstance(self.teacher, TeacherColumn) and TEACHER_COLUMN in features[0]:
+            vectors = self.teacher.stacked([example[TEACHER_COLUMN] for example in features])
+            batch["teacher_embedding"] = torch.from_numpy(vectors)
+        elif self.teacher is not None:
             rows = self._rows(features, columns)
             batch["teacher_embedding"] = torch.from_numpy(np.ascontiguousarray(self.teacher.embeddings(rows)))
             if self.hidden_layers:
@@ -239,17 +140,42 @@ class DistillCollator:
         return batch
 
     def _sequences(self, features: list[dict[str, Any]], columns: list[str]) -> list[list[int]]:
-        """The ids of all texts, row by row, cut to `max_length`."""
+        """The ids of all texts, row by row."""
         names = [column + IDS_SUFFIX for column in columns]
         if names[0] not in features[0]:  # a streamed data set that was not tokenised before
             texts = [example[column] for example in features for column in columns]
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 bad = next(text for text in texts if not isinstance(text, str) or not text.strip())
                 raise ValueError(f"A row has no text in one of the columns {columns} (it holds {bad!r}); remove it.")
+            cut = self.too_long == "truncate"
             return self.tokenizer(
-                texts, truncation=True, max_length=self.max_length, add_special_tokens=not self.flat
-            ).input_ids
-        return [self._cut(example[name]) for example in features for name in names]
+                texts,
+                truncation=cut,
+                max_length=self.max_length if cut else None,
+                add_special_tokens=not self.flat,
+            )["input_ids"]
+        return [[] if example[name] is None else example[name] for example in features for name in names]
+
+    def _within(
+        self, features: list[dict[str, Any]], sequences: list[list[int]], columns: list[str]
+    ) -> tuple[list[dict[str, Any]], list[list[int]]]:
+        """The examples that are short enough, and their ids."""
+        width = len(columns)
+        rows = [sequences[i : i + width] for i in range(0, len(sequences), width)]
+        fits = [all(len(ids) <= self.max_length for ids in row) for row in rows]
+        if self.too_long == "error" and not all(fits):
+            example = fits.index(False)
+            raise ValueError(
+                f"Example {example} of the batch has {max(map(len, rows[example]))} tokens in {columns}, more than "
+                f"max_length={self.max_length}. Raise it, or set too_long='truncate' or 'drop'."
+            )
+        if not any(fits):
+            raise ValueError(
+                f"All {len(features)} examples of a batch have more than max_length={self.max_length} tokens, so "
+                "too_long='drop' leaves nothing. Raise max_length, or set too_long='truncate'."
+            )
+        kept = [example for example, fit in zip(features, fits, strict=True) if fit]
+        return kept, [ids for row, fit in zip(rows, fits, strict=True) if fit for ids in row]
 
     def _cut(self, ids: list[int]) -> list[int]:
         """At most `max_length` ids, the closing special token kept."""

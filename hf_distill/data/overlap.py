@@ -33,9 +33,10 @@ def normalize_text(text: str) -> str:
     Returns:
         `str`: two texts that differ only in case, punctuation, white space or Unicode form give the same.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(_WORD.findall(text.casefold()))
+    folded = text.casefold()
+    if not text.isascii():  # Turkish has an i with and one without a dot, which case folding tears apart
+        folded = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i").replace("ı", "i")
+    return " ".join(_WORD.findall(folded))
 
 
 def split_by_hash(text: str) -> str:

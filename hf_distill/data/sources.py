@@ -3,10 +3,15 @@
 Sources that need no network:
 
     wordnet          glosses and examples, one a text                          text
+    wordnet_scenes   sentences like captions, of WordNet's everyday words       text
     wordnet_topics   WordNet in texts of 1 to 256 tokens                       text
     wordnet_pairs    word and gloss, entry and example                         anchor, positive
     docstrings       prose of 20 to 256 tokens from installed packages         text
     stsb_train       sentences of STS-B's train split, without their scores    text
+    kenet            Turkish: glosses and examples of its WordNet              text
+    treebanks        Turkish: sentences of forums, blogs and Wikipedia         text
+    speeches_tr      Turkish: public speeches in texts of 4 to 120 words       text
+    stsb_tr_train    Turkish: sentences of STSb-TR's train split, no scores    text
     path/to/my.jsonl (json, jsonl, csv, tsv, parquet, txt)                     text, or anchor and positive
 
 Sources on the Hub (`HUB_SOURCES`): allnli, qqp, msmarco, wikianswers, snli; all `anchor`, `positive`.
@@ -28,7 +33,10 @@ from hf_distill.data.files import is_file_name, load_file
 from hf_distill.data.news import news_texts
 from hf_distill.data.overlap import normalize_text
 from hf_distill.data.prose import installed_docstrings
+from hf_distill.data.scenes import wordnet_scenes
 from hf_distill.data.stsb import load_stsb
+from hf_distill.data.stsb_tr import load_stsb_tr
+from hf_distill.data.turkish import kenet_texts, speech_texts, treebank_texts
 from hf_distill.data.wordnet import wordnet_pairs, wordnet_sentences, wordnet_topics
 
 logger = logging.get_logger(__name__)
@@ -98,8 +106,22 @@ HUB_SOURCES: dict[str, HubSource] = {
     ),
     "snli": HubSource("stanfordnlp/snli", "plain_text", _snli_entailment, 100_000, _THREE_SPLITS),
 }
-LOCAL_SOURCES = ("docstrings", "news", "stsb_train", "wordnet", "wordnet_pairs", "wordnet_topics")
-_OPTIONS = {"wordnet_topics": {"length_spread"}, "docstrings": {"packages", "megabytes"}}
+_TEXTS: dict[str, Callable[..., list[str]]] = {
+    "docstrings": installed_docstrings,
+    "kenet": kenet_texts,
+    "news": news_texts,
+    "speeches_tr": speech_texts,
+    "treebanks": treebank_texts,
+    "wordnet": wordnet_sentences,
+    "wordnet_scenes": wordnet_scenes,
+    "wordnet_topics": wordnet_topics,
+}
+LOCAL_SOURCES = tuple(sorted([*_TEXTS, "stsb_train", "stsb_tr_train", "wordnet_pairs"]))
+_OPTIONS = {
+    "wordnet_topics": {"length_spread"},
+    "docstrings": {"packages", "megabytes"},
+    "stsb_tr_train": {"folder"},
+}
 _OFFLINE = (
     "Without a network use the sources wordnet_pairs (pairs), wordnet_topics and docstrings (texts), which every "
     "installation has, or your own file."
@@ -184,20 +206,14 @@ def _local_texts(name: str, split: str, limit: int | None, seed: int, options: d
     if name == "wordnet_pairs":
         pairs = wordnet_pairs(split, limit, seed)
         return Dataset.from_dict({"anchor": [a for a, _ in pairs], "positive": [p for _, p in pairs]})
-    if name == "wordnet":
-        texts = wordnet_sentences(split, limit, seed)
-    elif name == "wordnet_topics":
-        texts = wordnet_topics(split, limit, seed, **options)
-    elif name == "news":
-        texts = news_texts(split, limit, seed)
-    elif name == "docstrings":
-        texts = installed_docstrings(split=split, limit=limit, seed=seed, **options)
+    if name in _TEXTS:
+        texts = _TEXTS[name](split=split, limit=limit, seed=seed, **options)
     else:
         if split != "train":
-            raise ValueError(f"Source 'stsb_train' has no split {split!r}: it is STS-B's train split as bare text.")
-        stsb = load_stsb("train")
-        texts = list(dict.fromkeys([*stsb["sentence1"], *stsb["sentence2"]]))
-        random.Random(f"stsb_train {seed}").shuffle(texts)
+            raise ValueError(f"Source {name!r} has no split {split!r}: it is the train split of STS as bare text.")
+        pairs = load_stsb("train") if name == "stsb_train" else load_stsb_tr("train", **options)
+        texts = list(dict.fromkeys([*pairs["sentence1"], *pairs["sentence2"]]))
+        random.Random(f"{name} {seed}").shuffle(texts)
     return Dataset.from_dict({"text": texts[:limit]})
 
 
@@ -219,14 +235,15 @@ def load_source(
         seed (`int`, *optional*, defaults to 42): of the shuffling.
         streaming (`bool`, *optional*, defaults to `False`): of a Hub source, read no more than is needed; the rows
             read are shuffled within a buffer of 10,000.
-        **options (`Any`): `length_spread` of `wordnet_topics`; `packages` and `megabytes` of `docstrings`.
+        **options (`Any`): `length_spread` of `wordnet_topics`; `packages` and `megabytes` of `docstrings`; `folder` of
+            `stsb_tr_train`.
 
     Returns:
         `Dataset`: the column `text`, or `anchor` and `positive`.
 
     Raises:
         ValueError: an unknown name, split or option, a limit below one, a bad row in a file.
-        FileNotFoundError: a file that is not there.
+        FileNotFoundError: a file that is not there, or a Turkish source whose package is not installed.
         ConnectionError: a Hub source without a network.
 
     Example:

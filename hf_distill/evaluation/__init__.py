@@ -11,8 +11,11 @@ Import from the modules; each brings only what it needs (mteb and matplotlib are
 * `speed`: size, throughput, latency and memory
 * `suite`: all of it on one model, kept in a `score_cache` that runs share
 * `checkpoints`: the checkpoints of a run, and the one that becomes its model
-* `results`, `training_summary`: results.json
+* `turkish`, `bitext`: STSb-TR and Turkish to English retrieval; `tokenizer_stats`: what a tokenizer does with text
+* `results`, `training_summary`: results.json; `hashed_json`: files that were not edited by hand
 * `report`, `html_report`: table, curves and pages of a run; `comparison`: of several; `seeds`: their mean and spread
+* `tokenizer_comparison`: students of one teacher that differ in tokenizer and start, as table and figures; `paired`: the
+  difference of two models on the same pairs
 """
 
 from __future__ import annotations

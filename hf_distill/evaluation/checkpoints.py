@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers.utils import logging
 
 if TYPE_CHECKING:
@@ -130,6 +131,21 @@ def read_log_history(run: str | Path) -> list[dict[str, Any]]:
     states = [run / STATE_FILE, *(path / STATE_FILE for path in run.glob("checkpoint-*"))]
     histories = [json.loads(path.read_text(encoding="utf-8"))["log_history"] for path in states if path.is_file()]
     return max(histories, key=lambda history: history[-1]["step"] if history else -1, default=[])
+
+
+def series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one logged quantity.
+
+    Args:
+        log_history (`Sequence[Mapping]`): the trainer's log.
+        key (`str`): what to read, `"loss/cosine"` for instance.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: steps and values; of a step that was logged twice (a resumed run) the last.
+    """
+    points = {entry["step"]: entry[key] for entry in log_history if key in entry and "step" in entry}
+    steps = sorted(points)
+    return np.array(steps), np.array([points[step] for step in steps], dtype=float)
 
 
 def best_logged(run: str | Path, checkpoints: Sequence[Checkpoint]) -> Checkpoint:

@@ -19,6 +19,8 @@ try:
 except ImportError as error:
     raise ImportError("The pictures need matplotlib. Install the extra: pip install 'hf_distill[plot]'") from error
 
+from hf_distill.evaluation.checkpoints import series
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -37,21 +39,6 @@ _STYLE = {
 Panel = tuple[Callable[..., None], list[str]]
 _CHOSEN = "chosen checkpoint"
 _BUCKET_LABELS = {"1_32": "1–32 tokens", "33_128": "33–128 tokens", "129_256": "129–256 tokens"}
-
-
-def series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read one logged quantity.
-
-    Args:
-        log_history (`Sequence[Mapping]`): the trainer's log.
-        key (`str`): what to read, `"loss/cosine"` for instance.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: steps and values; of a step that was logged twice (a resumed run) the last.
-    """
-    points = {entry["step"]: entry[key] for entry in log_history if key in entry and "step" in entry}
-    steps = sorted(points)
-    return np.array(steps), np.array([points[step] for step in steps], dtype=float)
 
 
 def plot_curves(
@@ -217,7 +204,8 @@ def _draw_similarity(
             axis.axhline(value, label=f"{label} {value:.4f}", **look)
         else:  # a line far off would flatten the curve: say where it is
             axis.plot([], [], label=f"{label} {value:.4f} ({'below' if value < scores.min() else 'above'})", **look)
-    axis.set_title("STS-B validation" if name.startswith("stsb") else name.removesuffix("_spearman"))
+    titles = {"stsb_spearman": "STS-B validation", "stsb_tr_spearman": "STSb-TR validation"}
+    axis.set_title(titles.get(name, name.removesuffix("_spearman")))
     axis.set_ylabel("Spearman correlation")
     _legend_below(axis)
 

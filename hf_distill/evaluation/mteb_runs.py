@@ -3,10 +3,12 @@
 `tasks.py` has the tasks that need no network. Here the data come from the Hub, except STSBenchmark's, which is read
 from the installed package where there is one. The results of a model lie where `mteb.ResultCache` puts them,
 `results/<model>/<revision>/<task>.json`, with the hash of the model for its revision, so mteb's own tools read them.
+A task of several languages is limited to one of them by its code: `MassiveIntentClassification[tur]`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ MTEB_FOLDER = "mteb"
 """Folder of a run that holds mteb's results."""
 PREFIX = "mteb_"
 _LOCAL = ("stsb", *TASKS)
+_LIMITED = re.compile(r"(?P<task>[^\[\]]+)\[(?P<language>[a-z]{3})\]")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -43,10 +46,41 @@ def check_names(names: Sequence[str]) -> None:
         _bare_task(name)
 
 
-def _bare_task(name: str) -> Any:
-    """Make a task of mteb without its data."""
+def language_tasks(language: str) -> list[str]:
+    """List mteb's text tasks in a language.
+
+    Args:
+        language (`str`): its code of three letters (ISO 639-3), `"tur"`.
+
+    Returns:
+        `list[str]`: names; a task of several languages is limited to this one, `"MassiveIntentClassification[tur]"`.
+        Aggregates, private data and tasks that a newer one supersedes are left out.
+
+    Raises:
+        ValueError: mteb has no such language, or no task in it.
+    """
     with contained("mteb"):
         try:
+            tasks = mteb.get_tasks(
+                languages=[language], modalities=["text"], exclusive_modality_filter=True, exclude_aggregate=True
+            )
+        except ValueError as error:
+            raise ValueError(f"mteb does not know the language {language!r}: {error}") from error
+        names = [task.metadata.name + (f"[{language}]" if len(task.metadata.languages) > 1 else "") for task in tasks]
+    if not names:
+        raise ValueError(
+            f"mteb has no text task in the language {language!r}; give its code of three letters, as 'tur'."
+        )
+    return names
+
+
+def _bare_task(name: str) -> Any:
+    """Make a task of mteb without its data."""
+    limited = _LIMITED.fullmatch(name)
+    with contained("mteb"):
+        try:
+            if limited:
+                return mteb.get_task(limited["task"], languages=[limited["language"]])
             return mteb.get_task(name)
         except KeyError as error:
             hint = str(error.args[0]).removeprefix("KeyError: ")
@@ -169,8 +203,10 @@ def run_mteb_tasks(
                 show_progress_bar=False,
             )
         # mteb's files hold six digits: a figure is the one in the file, whether it was computed now or before
-        kept = cache.load_task_result(name, encoder.mteb_model_meta) if cache else None
-        score = (kept or result.task_results[0]).get_score(splits=splits)
+        kept = cache.load_task_result(task.metadata.name, encoder.mteb_model_meta) if cache else None
+        limited = _LIMITED.fullmatch(name)
+        languages = [limited["language"]] if limited else None
+        score = (kept or result.task_results[0]).get_score(splits=splits, languages=languages)
         metrics[f"{PREFIX}{name}_{task.metadata.main_score}"] = float(score)
     return metrics
 

@@ -45,6 +45,13 @@ _METRICS: list[tuple[str, str, str]] = [
     ("embedding_binary_ndcg_at_10", "  binary vectors, 32×", "retrieval_ndcg_at_10"),
     ("lexnames_accuracy", "lexname accuracy", "lexnames_accuracy"),
     ("modules_accuracy", "module accuracy", "modules_accuracy"),
+    ("stsb_tr_spearman", "STSb-TR Spearman", "stsb_tr_spearman"),
+    ("stsb_tr_pearson", "STSb-TR Pearson", "stsb_tr_pearson"),
+    ("bitext_recall_at_1", "TR→EN recall@1", "bitext_recall_at_1"),
+    ("bitext_recall_at_10", "  recall@10", ""),
+    ("bitext_mrr_at_10", "  MRR@10", ""),
+    ("bitext_ndcg_at_10", "  nDCG@10", ""),
+    ("bitext_own_recall_at_1", "  recall@1, own English", ""),
     ("fidelity_cosine", "cosine to teacher", ""),
     *((f"fidelity_cosine{suffix}", f"  {label}", "") for suffix, label in _BUCKET_SUFFIXES),
     ("fidelity_pair_rho", "pair-rho to teacher", ""),
@@ -59,9 +66,10 @@ COSTS: list[tuple[str, str, str]] = [
     ("speed", "latency_p50_ms", "latency p50, ms"),
     ("speed", "latency_p95_ms", "latency p95, ms"),
     ("speed", "peak_memory_mb", "peak memory, MB"),
+    ("tokenizer", "tokens_per_word", "tokens a word"),
+    ("tokenizer", "mean_length", "mean length, tokens"),
 ]
 _MTEB = re.compile(r"mteb_(?P<task>.+?)_(?P<score>[a-z0-9]+(?:_[a-z0-9]+)*)")
-
 
 _SOURCES = [
     ("retrieval_", "retrieval finds the passage of Python's documentation that a first sentence belongs to"),
@@ -257,6 +265,13 @@ def footnotes(results: Results) -> list[str]:
         )
     if "mteb_" in scored:
         notes.append("A line with the name of a task of mteb is its main score, computed by mteb in float32.")
+    if "bitext_" in scored:
+        notes.append(
+            "TR→EN: a Turkish gloss of WordNet finds the English one of the same synset; the model embeds the Turkish, its "
+            "teacher the English, and with *own English* the model both."
+        )
+    if any(row.tokenizer for row in results.rows):
+        notes.append("Tokens a word and lengths are those of held-out text that no tokenizer was trained on.")
     hardware = sorted({f"{row.speed.hardware}, {row.speed.dtype}" for row in results.rows if row.speed})
     if hardware:
         notes.append(f"Speed was measured on {' and '.join(hardware)}, the models taking turns on the same texts.")

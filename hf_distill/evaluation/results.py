@@ -7,8 +7,6 @@ what a model card shows is what was measured.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import platform
 import re
@@ -19,8 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hf_distill.evaluation.score_cache import write_atomically
+from hf_distill.evaluation.hashed_json import read_hashed, write_hashed
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
+from hf_distill.evaluation.tokenizer_stats import TokenizerStats
 from hf_distill.evaluation.training_summary import TrainingSummary
 from hf_distill.hardware import package_versions
 
@@ -45,6 +44,7 @@ class ModelRow:
         metrics (`dict[str, dict[str, float]]`, *optional*): split to metric to value,
             `{"test": {"stsb_spearman": 0.82}}`.
         fingerprint (`str`, *optional*): hash of the model, so that scores of two models never share a row.
+        tokenizer (`TokenizerStats`, *optional*): how its tokenizer cuts held-out text.
     """
 
     role: str
@@ -54,6 +54,7 @@ class ModelRow:
     speed: ModelSpeed | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     fingerprint: str = ""
+    tokenizer: TokenizerStats | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -146,6 +147,7 @@ class Results:
         old = self.row(row.role)
         if old is not None and row.fingerprint and old.fingerprint == row.fingerprint:
             row.size, row.speed = row.size or old.size, row.speed or old.speed
+            row.tokenizer = row.tokenizer or old.tokenizer
             splits = {*old.metrics, *row.metrics}
             row.metrics = {split: old.metrics.get(split, {}) | row.metrics.get(split, {}) for split in splits}
         rows = [other for other in self.rows if other.role != row.role]
@@ -188,9 +190,7 @@ class Results:
         self._check()
         path = Path(path)
         path = path / RESULTS_FILE if path.is_dir() or not path.suffix else path
-        values = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        values["sha256"] = _digest(values)
-        write_atomically(path, json.dumps(values, indent=2) + "\n")
+        write_hashed(path, dataclasses.asdict(self))
         return path
 
     @classmethod
@@ -212,19 +212,7 @@ class Results:
         path = path / RESULTS_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"There are no results at {path}. Train or evaluate the run first.")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}). {_AGAIN}") from error
-        version = values.get("schema_version") if isinstance(values, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"{path} has schema version {version}, this hf_distill reads {SCHEMA_VERSION}. {_AGAIN}")
-        stored = values.pop("sha256", None)
-        if stored != _digest(values):
-            raise ValueError(
-                f"{path} was edited by hand: its content has the sha256 {_digest(values)[:12]}…, but {str(stored)[:12]}… "
-                f"was written with it. Restore the file. If you cannot: {_AGAIN[0].lower()}{_AGAIN[1:]}"
-            )
+        values = read_hashed(path, SCHEMA_VERSION, _AGAIN)
         try:
             values["rows"] = [_row(row) for row in values["rows"]]
             values["checkpoints"] = [CheckpointScore(**score) for score in values["checkpoints"]]
@@ -235,16 +223,12 @@ class Results:
             raise ValueError(f"{path} lacks a field or has an unknown one ({error}). {_AGAIN}") from error
 
 
-def _digest(values: dict[str, Any]) -> str:
-    """Hash the content of a results file, whatever the order and the spacing of its JSON."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
 def _row(values: dict[str, Any]) -> ModelRow:
     """Make a row of its JSON object."""
     size = ModelSize(**values["size"]) if values.get("size") else None
     speed = ModelSpeed(**values["speed"]) if values.get("speed") else None
-    return ModelRow(**{**values, "size": size, "speed": speed})
+    tokenizer = TokenizerStats(**values["tokenizer"]) if values.get("tokenizer") else None
+    return ModelRow(**{**values, "size": size, "speed": speed, "tokenizer": tokenizer})
 
 
 _FOLDERS = re.compile(r"(?<![\w:/.~])/(?:[^\s/\"']+/)+")  # of absolute paths; addresses stay

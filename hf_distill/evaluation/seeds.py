@@ -67,7 +67,7 @@ def summarise_seeds(run_folders: Sequence[str | Path], split: str = "test") -> s
     if len(folders) < 2:
         raise ValueError(f"A spread needs at least two runs; {len(folders)} given.")
     runs = [Results.read(folder) for folder in folders]
-    _require_one_configuration(folders, runs)
+    require_one_configuration(folders, runs)
     lines = [f"| {split} | teacher | student, mean ± sd | least – greatest | % retained | n |", "|:--|" + "--:|" * 5]
     for metric, label in _metrics(runs, split):
         values = [value for results in runs if (value := _value(results, "student", split, metric)) is not None]
@@ -111,8 +111,16 @@ def _value(results: Results, role: str, split: str, metric: str) -> float | None
     return values.get(full.get(metric, metric) if role == "teacher" else metric)
 
 
-def _require_one_configuration(folders: Sequence[Path], runs: Sequence[Results]) -> None:
-    """Refuse runs that are not one configuration with several seeds."""
+def require_one_configuration(folders: Sequence[Path], runs: Sequence[Results]) -> None:
+    """Refuse runs that are not one configuration with several seeds.
+
+    Args:
+        folders (`Sequence[Path]`): folders of the runs, with their `recipe.json`.
+        runs (`Sequence[Results]`): their results.
+
+    Raises:
+        ValueError: two of one seed, different teachers, or a field of the recipe that differs; names it.
+    """
     seeds = [results.seed for results in runs]
     twice = sorted({str(seed) for seed in seeds if seeds.count(seed) > 1})
     if twice:
@@ -142,4 +150,4 @@ def _recipe(folder: Path) -> dict[str, Any]:
     return values | {f"training.{name}": value for name, value in training.items() if name != "seed"}
 
 
-__all__ = ["Spread", "spread", "summarise_seeds"]
+__all__ = ["Spread", "require_one_configuration", "spread", "summarise_seeds"]

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.data.stsb import load_stsb, package_folder
+from hf_distill.evaluation.bitext import BitextEvaluator
 from hf_distill.evaluation.fidelity import FidelityEvaluator
 from hf_distill.evaluation.sts import STSEvaluator
 
@@ -21,8 +22,8 @@ _SAMPLE = 20
 def refuse_test_split(evaluator: SentenceEvaluator | Sequence[SentenceEvaluator] | None) -> None:
     """Refuse evaluators for the training loop that read a test split.
 
-    An evaluator reads a test split if it says so (`split`, as those of `STSEvaluator` and `make_fidelity` do), if the
-    word `test` is in its name, or if its pairs are those of STS-B's test file, whatever it is called.
+    An evaluator reads a test split if it says so (`split`, as those of `STSEvaluator`, `make_fidelity` and
+    `turkish_evaluators` do), if the word `test` is in its name, or if its pairs are those of STS-B's test file, whatever it is called.
 
     Args:
         evaluator (`SentenceEvaluator`, *optional*): an evaluator, several of them, or a `SequentialEvaluator`.
@@ -58,7 +59,7 @@ def _parts(evaluator: Any) -> Iterator[Any]:
 
 def _reason(evaluator: Any) -> str:
     """Say why an evaluator is one of a test split; empty if it is none."""
-    if isinstance(evaluator, (STSEvaluator, FidelityEvaluator)) and evaluator.split == "test":
+    if isinstance(evaluator, (STSEvaluator, FidelityEvaluator, BitextEvaluator)) and evaluator.split == "test":
         return "it was built from it"
     if "test" in re.split(r"[^a-z]+", str(getattr(evaluator, "name", "")).lower()):
         return "its name says so"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -65,8 +67,16 @@ class STSEvaluator(SentenceEvaluator):
         self._check()
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, name: str = "stsb", dtype: str = "auto") -> STSEvaluator:
+    def from_dataset(
+        cls, dataset: Dataset, name: str = "stsb", dtype: str = "auto", split: str | None = None
+    ) -> STSEvaluator:
         """Build an evaluator from a dataset with the columns `sentence1`, `sentence2` and `score`.
+
+        Args:
+            dataset (`Dataset`): the pairs.
+            name (`str`, *optional*, defaults to `"stsb"`): prefix of the metrics.
+            dtype (`str`, *optional*, defaults to `"auto"`): precision, see `encode_sorted`.
+            split (`str`, *optional*): split that the pairs are of; what the dataset says of itself by default.
 
         Raises:
             ValueError: a column is missing.
@@ -77,7 +87,8 @@ class STSEvaluator(SentenceEvaluator):
                 f"The similarity dataset lacks the column {', '.join(sorted(missing))}; it has "
                 f"{', '.join(dataset.column_names)}. Rename its columns to sentence1, sentence2 and score."
             )
-        split = None if dataset.split is None else str(dataset.split)
+        if split is None and dataset.split is not None:
+            split = str(dataset.split)
         return cls(dataset["sentence1"], dataset["sentence2"], dataset["score"], name=name, dtype=dtype, split=split)
 
     def _check(self) -> None:
@@ -112,20 +123,44 @@ class STSEvaluator(SentenceEvaluator):
             `dict[str, float]`: `<name>_spearman` and `<name>_pearson`, in -1..1; 0 for a model that gives every pair
             the same similarity, where a correlation is undefined.
         """
-        count = len(self.scores)
-        vectors = normalize_rows(encode_sorted(model, self.sentences1 + self.sentences2, dtype=self.dtype))
-        similarities = np.einsum("nd,nd->n", vectors[:count], vectors[count:], dtype=np.float64)
-        if np.ptp(similarities) < 1e-9 or np.ptp(self.scores) == 0:
-            logger.warning("All similarities or all scores are equal: the correlation is undefined and reported as 0.")
-            metrics = {"spearman": 0.0, "pearson": 0.0}
-        else:
-            metrics = {
-                "spearman": spearmanr(self.scores, similarities).statistic,
-                "pearson": pearsonr(self.scores, similarities).statistic,
-            }
-        metrics = self.prefix_name_to_metrics(metrics, self.name)
+        metrics = self.prefix_name_to_metrics(self.correlations(self.similarities(model)), self.name)
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return metrics
+
+    def similarities(self, model: SentenceTransformer) -> np.ndarray:
+        """Compute the model's cosine similarity of each pair.
+
+        Args:
+            model (`SentenceTransformer`): the model.
+
+        Returns:
+            `np.ndarray`: float64 `(N,)`, in the order of the pairs.
+        """
+        count = len(self.scores)
+        vectors = normalize_rows(encode_sorted(model, self.sentences1 + self.sentences2, dtype=self.dtype))
+        return np.einsum("nd,nd->n", vectors[:count], vectors[count:], dtype=np.float64)
+
+    def correlations(self, similarities: np.ndarray) -> dict[str, float]:
+        """Correlate similarities with the human scores.
+
+        Args:
+            similarities (`np.ndarray`): `(N,)`, from `similarities`.
+
+        Returns:
+            `dict[str, float]`: `spearman` and `pearson`, without the evaluator's name.
+        """
+        if np.ptp(similarities) < 1e-9 or np.ptp(self.scores) == 0:
+            logger.warning("All similarities or all scores are equal: the correlation is undefined and reported as 0.")
+            return {"spearman": 0.0, "pearson": 0.0}
+        return {
+            "spearman": float(spearmanr(self.scores, similarities).statistic),
+            "pearson": float(pearsonr(self.scores, similarities).statistic),
+        }
+
+    def digest(self) -> str:
+        """Hash the pairs and their scores, for the key of a score that is kept."""
+        content = json.dumps([self.sentences1, self.sentences2, self.scores.tolist()])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
     def description(self) -> str:

@@ -2,13 +2,15 @@
 
 `stsb` is STS-B, `int8` the same with the weights rounded to int8, `embedding_int8` and `embedding_binary` STS-B and
 retrieval with the embeddings stored so, `fidelity` the agreement with the teacher on held-out texts of every length;
-`stsbenchmark`, `retrieval`, `lexnames` and `modules` are the mteb tasks of `tasks.py`. Any other name is one of mteb's.
+`stsbenchmark`, `retrieval`, `lexnames` and `modules` are the mteb tasks of `tasks.py`. The Turkish tasks are `stsb_tr`
+and `bitext`, see `turkish.py`. Any other name is one of mteb's; `mteb_tur` stands for all of its Turkish tasks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,18 +19,24 @@ from typing import TYPE_CHECKING
 from hf_distill.data.stsb import load_stsb
 from hf_distill.evaluation.corpus import heldout_texts, retrieval_passages
 from hf_distill.evaluation.fidelity import FidelityEvaluator
+from hf_distill.evaluation.paired import pair_similarities
 from hf_distill.evaluation.results import ModelRow
 from hf_distill.evaluation.score_cache import ScoreCache, library_versions, model_fingerprint
 from hf_distill.evaluation.speed import int8_copy, measure_speed, model_size
 from hf_distill.evaluation.sts import STSEvaluator
+from hf_distill.evaluation.tokenizer_stats import tokenizer_stats
+from hf_distill.evaluation.turkish import TURKISH_TASKS, turkish_evaluators
 from hf_distill.teachers.live import best_dtype
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
 MTEB_TASKS = ("stsbenchmark", "retrieval", "lexnames", "modules")
 EMBEDDING_TASKS = ("embedding_int8", "embedding_binary")
 TASKS = ("stsb", "int8", *EMBEDDING_TASKS, "fidelity", *MTEB_TASKS)
+_LOCAL_TASKS = (*TASKS, *TURKISH_TASKS)
+_LANGUAGE = re.compile(r"mteb_([a-z]{3})")
 _NOT_FOR = {
     "teacher": {"fidelity", "int8"},
     "untrained": {"int8", *EMBEDDING_TASKS},
@@ -41,11 +49,12 @@ def parse_tasks(names: str | Sequence[str]) -> list[str]:
     """Read a list of tasks.
 
     Args:
-        names (`str` or `Sequence[str]`): names of `TASKS` or of mteb's tasks (`STSBenchmark`, with capitals as mteb
-            has them), separated by commas or as a list; `"all"` means all of `TASKS`.
+        names (`str` or `Sequence[str]`): names of `TASKS`, of `TURKISH_TASKS` or of mteb's tasks (`STSBenchmark`, with
+            capitals as mteb has them), separated by commas or as a list; `"all"` means all of `TASKS`, `"mteb_tur"` all
+            of mteb's Turkish ones, and so for other languages of ISO 639-3.
 
     Returns:
-        `list[str]`: distinct names, in the order of `TASKS`, then mteb's as given.
+        `list[str]`: distinct names, in the order of `TASKS` and `TURKISH_TASKS`, then mteb's as given.
 
     Raises:
         ValueError: no names, or an unknown one; the message lists the tasks.
@@ -53,19 +62,22 @@ def parse_tasks(names: str | Sequence[str]) -> list[str]:
     parts = names.split(",") if isinstance(names, str) else names
     asked = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not asked:
-        raise ValueError(f"No task is given: choose among {', '.join(TASKS)}, or all, or name tasks of mteb.")
-    others = [name for name in asked if name not in (*TASKS, "all")]
+        raise ValueError(f"No task is given: choose among {', '.join(_LOCAL_TASKS)}, or all, or name tasks of mteb.")
+    others = [name for name in asked if name not in (*_LOCAL_TASKS, "all")]
     if others:
-        from hf_distill.evaluation.mteb_runs import check_names  # mteb takes seconds to import
+        from hf_distill.evaluation.mteb_runs import check_names, language_tasks  # mteb takes seconds to import
 
+        languages = {name: found[1] for name in others if (found := _LANGUAGE.fullmatch(name))}
         try:
+            lists = [language_tasks(languages[name]) if name in languages else [name] for name in others]
+            others = list(dict.fromkeys(task for tasks in lists for task in tasks))
             check_names(others)
         except ValueError as error:
             raise ValueError(
-                f"There is no task {', '.join(map(repr, sorted(others)))}: choose among {', '.join(TASKS)}, or all. "
+                f"There is no task {', '.join(map(repr, sorted(others)))}: choose among {', '.join(_LOCAL_TASKS)}, or all. "
                 f"Other names are mteb's, and {error}"
             ) from error
-    return [task for task in TASKS if task in asked or "all" in asked] + others
+    return [task for task in _LOCAL_TASKS if task in asked or ("all" in asked and task in TASKS)] + others
 
 
 def task_of(metric: str) -> str:
@@ -80,28 +92,32 @@ def task_of(metric: str) -> str:
     Raises:
         ValueError: no task has such a metric.
     """
-    found = [task for task in TASKS if metric.startswith(f"{task}_")]
+    found = [task for task in _LOCAL_TASKS if metric.startswith(f"{task}_")]
     if not found:
-        raise ValueError(f"No task has the metric {metric!r}: it must begin with one of {', '.join(TASKS)} and _.")
-    return found[0]
+        raise ValueError(
+            f"No task has the metric {metric!r}: it must begin with one of {', '.join(_LOCAL_TASKS)} and _."
+        )
+    return max(found, key=len)  # stsb_tr_spearman is not of stsb
 
 
 def mteb_names(tasks: Sequence[str]) -> list[str]:
     """List the tasks that are mteb's own, whose data come from the Hub."""
-    return [task for task in tasks if task not in TASKS]
+    return [task for task in tasks if task not in _LOCAL_TASKS]
 
 
-def check_data(tasks: Sequence[str], split: str) -> None:
+def check_data(tasks: Sequence[str], split: str, stsb_tr_folder: str | Path | None = None) -> None:
     """Load the data of the tasks that need the Hub, so that what is missing is said before anything is computed.
 
     Args:
         tasks (`Sequence[str]`): names of tasks, from `parse_tasks`.
         split (`str`): `"validation"` or `"test"`.
+        stsb_tr_folder (`str` or `Path`, *optional*): where the files of STSb-TR are.
 
     Raises:
         ValueError: a task of mteb has no such split.
         ConnectionError: data that cannot be had; the message names the tasks that need none.
     """
+    turkish_evaluators([task for task in tasks if task in TURKISH_TASKS], split, folder=stsb_tr_folder)
     if mteb_names(tasks):
         from hf_distill.evaluation import mteb_runs
 
@@ -135,6 +151,7 @@ def evaluate_model(
     fidelity: FidelityEvaluator | None = None,
     cache: ScoreCache | None = None,
     mteb: tuple[str | Path, str] | None = None,
+    turkish: Mapping[str, SentenceEvaluator] | None = None,
 ) -> dict[str, float]:
     """Score a model on tasks.
 
@@ -148,36 +165,48 @@ def evaluate_model(
         cache (`ScoreCache`, *optional*): keeps the scores; `shared_scores(run)` shares them between runs.
         mteb (`tuple[str | Path, str]`, *optional*): folder for the results of mteb's tasks and what they call the model;
             those tasks are always computed in float32.
+        turkish (`Mapping[str, SentenceEvaluator]`, *optional*): what `turkish_evaluators` made for this split; needed for
+            the tasks `stsb_tr` and `bitext`.
 
     Returns:
         `dict[str, float]`: `stsb_spearman`, `stsb_pearson`, `int8_spearman`, `embedding_int8_spearman`,
         `fidelity_cosine`, `fidelity_cosine_1_32` ..., `retrieval_ndcg_at_10`, `lexnames_accuracy`, `modules_accuracy` ...,
-        `mteb_<task>_<score>`, those of the tasks.
+        `stsb_tr_pearson`, `bitext_recall_at_1` ..., `mteb_<task>_<score>`, those of the tasks.
 
     Raises:
-        ValueError: an unknown task, or `fidelity` without its evaluator.
+        ValueError: an unknown task, or `fidelity` or a Turkish task without its evaluator.
     """
     names = parse_tasks(tasks)
     if "fidelity" in names and fidelity is None:
         raise ValueError(
             "The task fidelity compares with a teacher, and none is given. Give --teacher, or leave it out."
         )
+    evaluators: dict[str, SentenceEvaluator] = {**(turkish or {}), **({"fidelity": fidelity} if fidelity else {})}
+    lacking = [name for name in names if name in TURKISH_TASKS and name not in evaluators]
+    if lacking:
+        raise ValueError(
+            f"The task {lacking[0]} needs its evaluator: turkish=turkish_evaluators([{lacking[0]!r}], {split!r})."
+        )
 
     metrics: dict[str, float] = {}
     fingerprint = model_fingerprint(model) if cache else ""
     for group in _groups(names):
         if cache is None:
-            metrics |= _measure(model, group, split, dtype, fidelity)
+            metrics |= _measure(model, group, split, dtype, evaluators)
             continue
         key = {
             "task": "+".join(group),
             "split": split,
             "dtype": best_dtype(model.device) if dtype == "auto" else dtype,
             "model": fingerprint,
-            "data": _digest(group[0], split, fidelity),
+            "data": _digest(group[0], split, evaluators),
             "versions": library_versions(),
         }
-        metrics |= cache.get_or_compute(key, partial(_measure, model, group, split, dtype, fidelity))
+        metrics |= cache.get_or_compute(key, partial(_measure, model, group, split, dtype, evaluators))
+    if "stsb_tr" in names:  # the similarity of each pair is kept, not only the correlation: see paired.py
+        scored = evaluators["stsb_tr"]
+        correlations = scored.correlations(pair_similarities(model, scored, cache))
+        metrics |= {f"stsb_tr_{metric}": value for metric, value in correlations.items()}
     local = [name for name in names if name in MTEB_TASKS]
     if local:
         from hf_distill.evaluation.tasks import run_tasks  # mteb takes seconds to import
@@ -192,18 +221,22 @@ def evaluate_model(
 
 def _groups(names: Sequence[str]) -> list[list[str]]:
     """Put together what is measured in one go, of the tasks that are not mteb's: the embeddings are encoded once."""
-    alone = [[name] for name in names if name in ("stsb", "int8", "fidelity")]
+    alone = [[name] for name in names if name in ("stsb", "int8", "fidelity", "bitext")]
     embeddings = [name for name in names if name in EMBEDDING_TASKS]
     return alone + ([embeddings] if embeddings else [])
 
 
 def _measure(
-    model: SentenceTransformer, group: Sequence[str], split: str, dtype: str, fidelity: FidelityEvaluator | None
+    model: SentenceTransformer,
+    group: Sequence[str],
+    split: str,
+    dtype: str,
+    evaluators: Mapping[str, SentenceEvaluator],
 ) -> dict[str, float]:
     """Run a group of tasks."""
     name = group[0]
-    if name == "fidelity" and fidelity is not None:
-        return fidelity(model)
+    if name in evaluators:
+        return evaluators[name](model)
     if name in EMBEDDING_TASKS:
         from hf_distill.evaluation.quantized import quantized_scores
 
@@ -212,9 +245,12 @@ def _measure(
     return STSEvaluator.from_dataset(load_stsb(split), name=name, dtype=dtype)(scored)
 
 
-def _digest(name: str, split: str, fidelity: FidelityEvaluator | None) -> str:
+def _digest(name: str, split: str, evaluators: Mapping[str, SentenceEvaluator]) -> str:
     """Hash what a task is computed from, besides the model."""
-    if name == "fidelity" and fidelity is not None:
+    if name == "bitext":
+        return evaluators[name].digest()
+    if name == "fidelity":
+        fidelity = evaluators[name]
         content = "\0".join(fidelity.texts).encode("utf-8", "surrogatepass") + fidelity.teacher.tobytes()
     else:
         passages = retrieval_passages(split) if name in EMBEDDING_TASKS else []
@@ -228,6 +264,7 @@ def score_models(
     dtype: str = "auto",
     cache: ScoreCache | None = None,
     mteb_folder: str | Path | None = None,
+    stsb_tr_folder: str | Path | None = None,
 ) -> dict[str, ModelRow]:
     """Score the models of a report, each on the same tasks.
 
@@ -243,6 +280,8 @@ def score_models(
         cache (`ScoreCache`, *optional*): keeps the scores; with `shared_scores(run)` another seed does not score the
             same teacher again.
         mteb_folder (`str` or `Path`, *optional*): where mteb keeps the results of its own tasks, `RUN/mteb`.
+        stsb_tr_folder (`str` or `Path`, *optional*): with the files of STSb-TR, for the task `stsb_tr`; from the Hub by
+            default.
 
     Returns:
         `dict[str, ModelRow]`: role to row, with size and metrics.
@@ -257,19 +296,26 @@ def score_models(
     }
     for split, names in asked.items():
         precision = "float32" if split == "test" else dtype
-        fidelity = None
-        if "fidelity" in names and "teacher" in models:
-            fidelity = make_fidelity(models["teacher"][1], split, precision)
+        fidelity, teacher = None, models["teacher"][1] if "teacher" in models else None
+        if "fidelity" in names and teacher is not None:
+            fidelity = make_fidelity(teacher, split, precision)
+        wanted = [task for task in names if task in TURKISH_TASKS]
+        turkish = turkish_evaluators(wanted, split, precision, stsb_tr_folder, teacher)
         for role, (name, model) in models.items():
             mine = [task for task in names if task not in _NOT_FOR.get(role, set())]
             if mine:
                 mteb = None if mteb_folder is None else (mteb_folder, name)
-                rows[role].metrics[split] = evaluate_model(model, mine, split, precision, fidelity, cache, mteb)
+                rows[role].metrics[split] = evaluate_model(
+                    model, mine, split, precision, fidelity, cache, mteb, turkish
+                )
     return rows
 
 
 def add_speed(
-    rows: Mapping[str, ModelRow], models: Mapping[str, tuple[str, SentenceTransformer]], rounds: int = 5
+    rows: Mapping[str, ModelRow],
+    models: Mapping[str, tuple[str, SentenceTransformer]],
+    rounds: int = 5,
+    texts: Sequence[str] | None = None,
 ) -> None:
     """Measure the speed of models against each other on held-out texts of all lengths, and enter it into their rows.
 
@@ -277,9 +323,32 @@ def add_speed(
         rows (`Mapping[str, ModelRow]`): role to row, from `score_models`.
         models (`Mapping[str, tuple[str, SentenceTransformer]]`): role to (name, model).
         rounds (`int`, *optional*, defaults to 5): rounds in which every model encodes all texts.
+        texts (`Sequence[str]`, *optional*): what they encode; English texts of all lengths by default.
     """
-    first = models["teacher"] if "teacher" in models else next(iter(models.values()))
-    texts = heldout_texts(first[1].tokenizer, "validation", _SPEED_TEXTS)
+    if texts is None:
+        first = models["teacher"] if "teacher" in models else next(iter(models.values()))
+        texts = heldout_texts(first[1].tokenizer, "validation", _SPEED_TEXTS)
     speeds = measure_speed({role: model for role, (_, model) in models.items()}, texts, rounds)
     for role, speed in speeds.items():
         rows[role].speed = speed
+
+
+def add_tokenizers(
+    rows: Mapping[str, ModelRow],
+    models: Mapping[str, tuple[str, SentenceTransformer]],
+    texts: Sequence[str],
+    names: Mapping[str, str],
+) -> None:
+    """Measure how the models' tokenizers cut held-out text, and enter it into their rows.
+
+    Args:
+        rows (`Mapping[str, ModelRow]`): role to row, from `score_models`.
+        models (`Mapping[str, tuple[str, SentenceTransformer]]`): role to (name, model).
+        texts (`Sequence[str]`): text that neither tokenizer nor model has seen, `tokenizer_texts` for Turkish.
+        names (`Mapping[str, str]`): role to the name of its tokenizer; models of one name are measured once.
+    """
+    measured = {}
+    for role, (_, model) in models.items():
+        name = names[role]
+        measured[name] = measured.get(name) or tokenizer_stats(model.tokenizer, texts, name)
+        rows[role].tokenizer = measured[name]

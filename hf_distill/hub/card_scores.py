@@ -47,6 +47,9 @@ _LINES = [
     Line(" with binary vectors", ("embedding_binary_ndcg_at_10",), ("retrieval_ndcg_at_10",)),
     Line("12 fields of WordNet's nouns, accuracy", ("lexnames_accuracy",), ("lexnames_accuracy",)),
     Line("13 families of Python's modules, accuracy", ("modules_accuracy",), ("modules_accuracy",)),
+    Line("STSb-TR, Spearman", ("stsb_tr_spearman",), ("stsb_tr_spearman",)),
+    Line(" Pearson", ("stsb_tr_pearson",), ("stsb_tr_pearson",)),
+    Line("Turkish to English glosses, recall@1", ("bitext_recall_at_1",), ("bitext_recall_at_1",)),
     *_with_buckets("Cosine to the teacher's vectors", "fidelity_cosine", compared=False),
 ]
 _COSTS = [

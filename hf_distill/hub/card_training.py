@@ -26,6 +26,11 @@ _SOURCES = {
     "news": "sentences and paragraphs of news articles of 2017",
     "docstrings": "prose of installed Python packages, the standard library left out",
     "stsb_train": "sentences of STS-B's training split, without scores",
+    "wordnet_scenes": "sentences like captions, composed of WordNet's words",
+    "kenet": "definitions and examples of the Turkish WordNet KeNet",
+    "treebanks": "sentences of the Turkish Web and Wikipedia treebanks",
+    "speeches_tr": "Turkish public speeches of 1906-1938",
+    "stsb_tr_train": "sentences of STSb-TR's training split, without scores",
 }
 _MIXERS = {
     "ridge": "reads the whole text through a ridge regression from its keys to its values",

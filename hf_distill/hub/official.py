@@ -50,7 +50,11 @@ def official_scores(row: ModelRow) -> list[OfficialScore]:
         ValueError: a metric is called like one of mteb's, but mteb has no such task.
         ImportError: mteb is needed and missing.
     """
-    found = {key: value for key, value in row.metrics.get("test", {}).items() if key.startswith(MTEB_PREFIX)}
+    found = {
+        key: value
+        for key, value in row.metrics.get("test", {}).items()
+        if key.startswith(MTEB_PREFIX) and "[" not in key  # one language is not the official score
+    }
     return [_official_score(key, value) for key, value in found.items()]
 
 

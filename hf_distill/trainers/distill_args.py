@@ -47,6 +47,17 @@ class DistillArguments:
         require_gain (`bool`, *optional*, defaults to `False`): Fail when the best validation score beats neither the
             untrained start nor the random-init control.
 
+    > A warm-up phase before the training that the other fields describe (see `trainers/phases.py`)
+
+    Args:
+        warmup_phase_steps (`int`, *optional*, defaults to 0): Its optimiser steps, *before* those of `max_steps` or
+            `num_train_epochs`; 0 is off. `max_minutes` covers both phases; `eval_steps` and the like count through.
+        warmup_phase_learning_rate (`float`, *optional*): Its highest learning rate; `None` is `learning_rate`.
+        warmup_phase_scheduler (`str`, *optional*, defaults to `"linear"`): `"linear"` raises the rate over the whole
+            phase and reaches it at the last step; `"constant"` keeps it.
+        warmup_phase_trainable (`str`, *optional*, defaults to `"all"`): `"embeddings"` trains only the input embeddings,
+            and heads that are thrown away after training; everything else stays as it is until the phase ends.
+
     > These defaults differ from `TrainingArguments`: `bf16` (automatic), `tf32` (on where it exists), `warmup_steps`
     > 0.05 of the run, `logging_steps` 50, `hub_strategy` `"end"` (see [`HubMixin`]), `trackio_static_space_id` `False`
     > (logs are not published by the way); where there is no GPU `use_cpu` is on and `dataloader_pin_memory` off.
@@ -95,6 +106,18 @@ class DistillArguments:
         default=False,
         metadata={"help": "Fail when training beats neither its own start nor the random-init control."},
     )
+    warmup_phase_steps: int = field(
+        default=0, metadata={"help": "Optimiser steps of a phase before the training proper; 0 is off."}
+    )
+    warmup_phase_learning_rate: float | None = field(
+        default=None, metadata={"help": "Highest learning rate of the warm-up phase. Default: learning_rate."}
+    )
+    warmup_phase_scheduler: str = field(
+        default="linear", metadata={"help": "linear (the rate rises over the whole warm-up phase) or constant."}
+    )
+    warmup_phase_trainable: str = field(
+        default="all", metadata={"help": "What the warm-up phase trains: all, or only the input embeddings."}
+    )
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -111,6 +134,12 @@ class DistillArguments:
         if self.tf32 is None and not self.use_cpu and torch.cuda.is_available():
             self.tf32 = True if torch.cuda.get_device_capability()[0] >= 8 else None
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "accelerator_config.dispatch_batches=True would join the batches of the processes, but their widths "
+                "differ. Leave it out: every process reads its own rows."
+            )
+        self.accelerator_config.dispatch_batches = False  # accelerate's own default is True for streams
         if self.max_minutes is not None and self.lr_scheduler_type != "linear":
             raise ValueError(
                 f"max_minutes={self.max_minutes} needs lr_scheduler_type='linear' (got {self.lr_scheduler_type.value!r}): "
@@ -150,8 +179,28 @@ class DistillArguments:
             raise ValueError(
                 "require_gain compares validation scores: set eval_strategy='steps', eval_steps and metric_for_best_model."
             )
+        self._check_warmup_phase()
         if self.bf16 and self.fp16:
             raise ValueError("bf16=True and fp16=True contradict each other; drop fp16.")
+
+    def _check_warmup_phase(self) -> None:
+        """Refuses a warm-up phase that cannot be."""
+        if self.warmup_phase_steps < 0:
+            raise ValueError(
+                f"warmup_phase_steps is {self.warmup_phase_steps}; give a number of steps, or 0 for none."
+            )
+        if (
+            self.warmup_phase_learning_rate is not None
+            and min(self.warmup_phase_learning_rate, self.learning_rate) <= 0
+        ):
+            raise ValueError(
+                f"warmup_phase_learning_rate={self.warmup_phase_learning_rate} is a multiple of "
+                f"learning_rate={self.learning_rate}: both must be above 0."
+            )
+        for name, choices in (("scheduler", ("linear", "constant")), ("trainable", ("all", "embeddings"))):
+            value = getattr(self, f"warmup_phase_{name}")
+            if value not in choices:
+                raise ValueError(f"warmup_phase_{name} must be one of {choices}, but is {value!r}.")
 
     def save_json(self, folder: str | Path) -> None:
         """Writes the arguments as `training_args.json`: readable, no pickle, no secrets, no local paths.

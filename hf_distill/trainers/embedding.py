@@ -15,16 +15,9 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_distill.data.collators import (
-    IDS_SUFFIX,
-    ROW_SUFFIX,
-    DistillCollator,
-    check_token_ids,
-    column_lengths,
-    text_columns,
-    tokenize_columns,
-)
+from hf_distill.data.collators import DistillCollator, column_lengths, text_columns
 from hf_distill.data.sampling import LengthBucketBatchSampler
+from hf_distill.data.streams import RowStream
 from hf_distill.evaluation.splits import refuse_test_split
 from hf_distill.losses.hidden import pca_projection
 from hf_distill.teachers.cached import TeacherCache
@@ -33,6 +26,7 @@ from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.objective import DistillObjective, student_encoder
 from hf_distill.trainers.objective_mixin import ObjectiveTrainerMixin, distill_callbacks
 from hf_distill.trainers.teacher_source import TeacherSource, student_tokenizer, training_length
+from hf_distill.trainers.training_data import TrainingData, align_padding
 
 _PCA_ROWS = 4096
 """Texts whose teacher vectors start a PCA head."""
@@ -45,11 +39,12 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         model: The student.
         args: Which terms, with which weights, and how to train.
         train_dataset: Rows with `text`, or `anchor` and `positive`: strings, or ids as `<column>_input_ids`; with a
-            cache optionally `<column>_row`, the row of each text in it (looked up by the text otherwise).
+            cache optionally `<column>_row`, the row of each text in it (looked up by the text otherwise). Or ids under
+            any name, `args.ids_column`, with `row` or `text` for a cache; or vectors in `args.teacher_column`.
         eval_dataset: The same, for a validation loss.
         evaluator: Validation metrics, run every `eval_steps`.
         teacher: A `TeacherCache` (embeddings by row), a `LiveTeacher` (also hidden states), or `None` when no term
-            compares with a teacher.
+            compares with a teacher, or the data set has a teacher column.
         callbacks: Further callbacks.
         optimizers: An optimiser and scheduler instead of the arguments'.
 
@@ -89,90 +84,43 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         self.max_length = training_length(model, args)
         encoder = student_encoder(model)
         self.flat = encoder is None
-        self.vocab_size = (model[0].embedding if self.flat else encoder.get_input_embeddings()).num_embeddings
+        embeddings = model[0].embedding if self.flat else encoder.get_input_embeddings()
+        align_padding(embeddings, self.tokenizer_of_student)
         collator = DistillCollator(
             self.tokenizer_of_student,
             self.max_length,
-            vocab_size=self.vocab_size,
+            too_long=args.too_long,
+            vocab_size=embeddings.num_embeddings,
             teacher=self.source.cache,
             hidden_layers=[layer + 1 for layer in self.source.hidden_layers],
             flat=self.flat,
             keep_texts=self.source.needs_texts,
         )
-        train_dataset = self._prepared(train_dataset, args)
+        self.training_data = TrainingData(
+            args,
+            self.source,
+            self.tokenizer_of_student,
+            max_length=self.max_length,
+            vocab_size=embeddings.num_embeddings,
+            flat=self.flat,
+        )
+        train_dataset = self.training_data.prepare(train_dataset)
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
-            eval_dataset=None if eval_dataset is None else self._prepared(eval_dataset, args),
+            eval_dataset=None if eval_dataset is None else self.training_data.prepare(eval_dataset),
             loss=lambda student: self._make_objective(student, args),
             evaluator=evaluator,
             data_collator=collator,
             callbacks=distill_callbacks(args, callbacks),
             optimizers=optimizers,
         )
-        self._attach_objective(self.loss)
+        self._attach_objective(self.loss, embeddings)
         self._start_heads()
         self.model.model_card_data.add_tags(list(self._tag_names))
 
-    # ---- preparation, before any step ----
-    def _prepared(self, dataset: Dataset | IterableDataset, args: EmbeddingDistillConfig) -> Dataset | IterableDataset:
-        """Token ids, checked, and rows of the cache for every text column."""
-        if isinstance(dataset, IterableDataset):
-            return dataset
-        if not isinstance(dataset, Dataset):
-            raise ValueError(
-                f"A {type(dataset).__name__} is not supported; mix your sources into one `datasets.Dataset` first "
-                "(hf_distill.data.sources.load_mix)."
-            )
-        if not len(dataset):
-            raise ValueError("The data set has no rows; check its file, its filters and its limit.")
-        columns = text_columns(dataset.column_names)
-        if args.contrastive_weight and len(columns) < 2:
-            raise ValueError(
-                "contrastive_weight > 0 needs pairs, but the data set has single texts. Use a source with `anchor` and "
-                "`positive` (such as wordnet_pairs), or set contrastive_weight=0."
-            )
-        for column in columns:
-            dataset = self._prepared_column(dataset, column, args)
-        check_token_ids(dataset, columns, self.vocab_size)
-        return dataset
-
-    def _prepared_column(self, dataset: Dataset, column: str, args: EmbeddingDistillConfig) -> Dataset:
-        """One text column tokenised, and its rows found in the cache."""
-        prompt = args.prompts.get(column) if isinstance(args.prompts, dict) else args.prompts
-        if prompt and column + IDS_SUFFIX in dataset.column_names:
-            raise ValueError(f"prompts is set, but {column!r} is tokenised already: put the prompt into the ids.")
-        if column not in dataset.column_names and self.source.needs_texts:
-            raise ValueError(
-                f"The live teacher has another tokenizer than the student, so it needs the text column {column!r} beside "
-                f"{column + IDS_SUFFIX!r}."
-            )
-        dataset = tokenize_columns(
-            dataset,
-            [column],
-            self.tokenizer_of_student,
-            self.max_length,
-            prompt=prompt,
-            add_special_tokens=not self.flat,
-        )
-        cache, row_column = self.source.cache, column + ROW_SUFFIX
-        if cache is not None and row_column not in dataset.column_names:
-            if column not in dataset.column_names:
-                raise ValueError(
-                    f"The teacher's vectors of {column!r} cannot be found: there is neither {row_column!r} nor the text "
-                    "itself. Add one of the two columns."
-                )
-            dataset = dataset.add_column(row_column, cache.rows_for(dataset[column][:]))
-        if cache is not None:
-            last = int(dataset.with_format("numpy")[row_column][:].max())
-            if last >= len(cache):
-                raise ValueError(
-                    f"{row_column!r} points to row {last}, but the cache has {len(cache)} rows: it was written from other "
-                    "texts. Write it again, or drop the column to look the texts up."
-                )
-        return dataset
-
+    # ---- heads, before any step ----
     def _make_objective(self, student: SentenceTransformer, args: EmbeddingDistillConfig) -> DistillObjective:
         """Objective with the heads that the widths ask for; called after the seed is set."""
         return DistillObjective(
@@ -210,28 +158,33 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
 
     # ---- batches ----
     def _build_dataloader(self, dataset: Dataset | IterableDataset, batch_size: int, dataset_kind: str) -> DataLoader:
-        """Reads only the columns that the collator uses."""
-        if isinstance(dataset, Dataset):
-            columns = text_columns(dataset.column_names)
-            needed = [column + IDS_SUFFIX for column in columns]
-            needed += [column + ROW_SUFFIX for column in columns if self.source.cache is not None]
-            needed += columns if self.source.needs_texts else []
-            dataset = dataset.select_columns(needed)
+        """Reads only the columns that the collator uses; of a stream every process reads all rows and keeps its own."""
+        if isinstance(dataset, IterableDataset):
+            args = self.args
+            return DataLoader(
+                RowStream(dataset),
+                batch_size=batch_size,
+                collate_fn=self.data_collator,
+                drop_last=args.dataloader_drop_last,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+            )
         self._dataset_kind = dataset_kind
+        dataset = dataset.select_columns(self.training_data.needed(dataset.column_names))
         return super()._build_dataloader(dataset, batch_size, dataset_kind)
 
     def get_batch_sampler(
         self,
-        dataset: Dataset | IterableDataset,
+        dataset: Dataset,
         batch_size: int,
         drop_last: bool,
         valid_label_columns: list[str] | None = None,
         generator: torch.Generator | None = None,
         seed: int = 0,
-    ) -> BatchSampler | None:
+    ) -> BatchSampler:
         """Batches of similar length; evaluation goes through the data once, longest texts first."""
-        if isinstance(dataset, IterableDataset):
-            return None
         if self._dataset_kind != "train":
             lengths = np.minimum(column_lengths(dataset, text_columns(dataset.column_names)), self.max_length)
             return LengthBucketBatchSampler(lengths, batch_size, shuffle=False)

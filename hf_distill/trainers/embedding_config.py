@@ -8,6 +8,7 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformerTrainingArguments
 
+from hf_distill.data.token_ids import IDS_SUFFIX, TOO_LONG
 from hf_distill.losses.combine import weight_at
 from hf_distill.trainers.distill_args import DistillArguments
 
@@ -56,6 +57,16 @@ class EmbeddingDistillConfig(DistillArguments, SentenceTransformerTrainingArgume
         orthogonality_weight: Orthogonality of the student's q, k and v projections (`hfd_deltanet`).
         state_decorrelation_weight: Decorrelation of the fast and slow memory (`hfd_deltanet`).
 
+    > Parameters of the data
+
+    Args:
+        ids_column (`str`, *optional*): Column of token ids to train on, such as `"mft_input_ids"`; made by the student's
+            tokenizer, without padding. By default the texts are tokenised, or the only id column is taken.
+        teacher_column (`str`, *optional*): Column of the teacher's embeddings, such as `"teacher_embedding_final"`; then
+            no teacher is needed.
+        too_long (`str`, *optional*, defaults to `"truncate"`): What becomes of sequences of more than `max_length` tokens:
+            `"truncate"` them, `"drop"` their rows, or `"error"`.
+
     > Parameters of the terms
 
     Args:
@@ -89,6 +100,15 @@ class EmbeddingDistillConfig(DistillArguments, SentenceTransformerTrainingArgume
     orthogonality_weight: dict | str | float | None = _weight(0.0, "the orthogonality of the projections")
     state_decorrelation_weight: dict | str | float | None = _weight(0.0, "the fast/slow state decorrelation")
 
+    ids_column: str | None = field(
+        default=None, metadata={"help": "Column of token ids to train on, such as mft_input_ids. Default: the texts."}
+    )
+    teacher_column: str | None = field(
+        default=None, metadata={"help": "Column of the teacher's embeddings, such as teacher_embedding_final."}
+    )
+    too_long: str = field(
+        default="truncate", metadata={"help": "Sequences of more than max_length tokens: truncate, drop or error."}
+    )
     contrastive_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the contrastive loss."})
     contrastive_label_smoothing: float = field(default=0.1, metadata={"help": "Label smoothing, contrastive loss."})
     spearman_temperature: float = field(default=0.2, metadata={"help": "Softness of the ranks."})
@@ -116,6 +136,7 @@ class EmbeddingDistillConfig(DistillArguments, SentenceTransformerTrainingArgume
             name = f"{term}_weight"
             setattr(self, name, _parse_weight(getattr(self, name), name))
         self._check_terms()
+        self._check_columns()
         super().__post_init__()
 
     def _check_terms(self) -> None:
@@ -130,6 +151,16 @@ class EmbeddingDistillConfig(DistillArguments, SentenceTransformerTrainingArgume
         if self.matryoshka_dims is not None and (not self.matryoshka_dims or min(self.matryoshka_dims) < 1):
             raise ValueError(f"matryoshka_dims must be positive widths, but is {self.matryoshka_dims}; leave it out.")
         self.layer_map_strategy()
+
+    def _check_columns(self) -> None:
+        """Refuses names and rules that no data set can have."""
+        if self.ids_column is not None and not self.ids_column.endswith(IDS_SUFFIX):
+            raise ValueError(
+                f"ids_column={self.ids_column!r} must end in {IDS_SUFFIX!r}, such as 'mft{IDS_SUFFIX}'. Rename the column "
+                "with `dataset.rename_column(...)`."
+            )
+        if self.too_long not in TOO_LONG:
+            raise ValueError(f"too_long must be one of {TOO_LONG}, but is {self.too_long!r}.")
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Weights of all terms at an optimiser step.

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer
@@ -28,7 +29,7 @@ from hf_distill.hub.push import check_access
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.first_layer import with_first_layer
 from hf_distill.teachers.live import LiveTeacher
-from hf_distill.teachers.projection import project_cache
+from hf_distill.teachers.projection import project_cache, rotate_towards
 from hf_distill.teachers.writer import write_cache
 from hf_distill.trainers.alignment import MixerAlignmentTrainer
 from hf_distill.trainers.alignment_config import MixerAlignmentConfig
@@ -40,6 +41,7 @@ from hf_distill.trainers.training_summary import stage_of
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE = "recipe.json"
+_ROTATION_ROWS = 4096
 _ALIGNED = Path("alignment") / "aligned.safetensors"
 
 
@@ -193,6 +195,7 @@ def teacher_signal(
     args: EmbeddingDistillConfig,
     dataset: Dataset,
     student: SentenceTransformer,
+    source: LiveTeacher,
 ) -> TeacherCache | LiveTeacher:
     """What stage 2 learns from: the teacher itself for layer-wise terms, else a cache of its embeddings.
 
@@ -202,6 +205,8 @@ def teacher_signal(
         args: Terms and folder.
         dataset: Texts, or pairs of texts; those that are in the cache already are not embedded again.
         student: Where it is narrower than the teacher, the cache is projected by PCA.
+        source: Whose weights the student starts from; if it is another model of the student's width, the projection is
+            turned into its space.
 
     Returns:
         The live teacher or the cache.
@@ -213,7 +218,13 @@ def teacher_signal(
     texts = list(dict.fromkeys(text for column in dataset.column_names for text in dataset[column]))
     cache = write_cache(texts, target, folder, overwrite=True)
     width = student.get_embedding_dimension()
-    return cache if cache.dim <= width else project_cache(cache, width)
+    if cache.dim <= width:
+        return cache
+    projected = project_cache(cache, width)
+    if source is teacher or source.model.get_embedding_dimension() != width:
+        return projected
+    some = np.linspace(0, len(texts) - 1, min(len(texts), _ROTATION_ROWS), dtype=np.int64)
+    return rotate_towards(projected, source.embed([texts[row] for row in some]), some)
 
 
 def align(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from hf_distill.data.collators import column_lengths, text_columns
 from hf_distill.data.sampling import LengthBucketBatchSampler
@@ -30,6 +31,8 @@ from hf_distill.trainers.distill_args import DistillArguments
 from hf_distill.trainers.distributed import world_size
 from hf_distill.trainers.hub_mixin import HubMixin
 from hf_distill.trainers.objective import Objective
+from hf_distill.trainers.phases import PhasedBatchSampler, WarmupPhase, phased_factor, step_factor, waiting_parameters
+from hf_distill.trainers.precision import LostUpdates
 from hf_distill.trainers.state_files import restore_state
 
 HEADS_FILE = "distill_heads.safetensors"
@@ -58,8 +61,13 @@ class ObjectiveTrainerMixin(HubMixin):
     objective: Objective
     clock: TimeBudget
 
-    def _attach_objective(self, objective: Objective) -> None:
-        """Takes over the objective, and states how its loss is scaled."""
+    def _attach_objective(self, objective: Objective, embeddings: nn.Module | None = None) -> None:
+        """Takes over the objective, and states how its loss is scaled.
+
+        Args:
+            objective: What is wrapped and optimised.
+            embeddings: The student's input embeddings, where they may train alone in a warm-up phase.
+        """
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"One process sees {self.args.n_gpu} GPUs. Start one process a GPU: `accelerate launch recipes/….py` (or "
@@ -77,12 +85,19 @@ class ObjectiveTrainerMixin(HubMixin):
                 raise ValueError(f"freeze={pattern!r} is part of no parameter's name; see model.named_parameters().")
             for parameter in chosen:
                 parameter.requires_grad_(False)
+        self._waiting = waiting_parameters(objective.model, embeddings, self.args)
+        if self.args.warmup_phase_steps and self.lr_scheduler is not None:
+            raise ValueError(
+                "warmup_phase_steps makes the learning rate's schedule, but one was given in `optimizers`. Drop one of the "
+                "two."
+            )
         # The loss is divided by the rows of the whole accumulated batch in `scale_loss`, not by the number of batches.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self._term_sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
-        self.clock = TimeBudget(self.args.max_minutes)
-        self.add_callback(self.clock)
+        self.clock = TimeBudget(self.args.max_minutes, warmup_phase_steps=self.args.warmup_phase_steps)
+        for callback in (self.clock, WarmupPhase(self.args.warmup_phase_steps), LostUpdates()):
+            self.add_callback(callback)
 
     # ---- wrapping and optimising the objective ----
     def _prepare_for_training(
@@ -103,25 +118,66 @@ class ObjectiveTrainerMixin(HubMixin):
         matrices = {name for name, parameter in model.named_parameters() if parameter.ndim >= 2}
         return [name for name in super().get_decay_parameter_names(model) if name in matrices]
 
+    def set_initial_training_values(self, args: DistillArguments, dataloader: DataLoader) -> tuple[Any, ...]:
+        """The numbers of the training loop; `max_steps` and epochs come on top of the warm-up phase."""
+        values = super().set_initial_training_values(args, dataloader)
+        epochs, steps_an_epoch, examples, samples, rows_a_step, batches, steps = values
+        if not args.warmup_phase_steps:
+            return values
+        steps += args.warmup_phase_steps
+        samples += args.warmup_phase_steps * rows_a_step
+        if has_length(dataloader):
+            epochs = math.ceil(steps / steps_an_epoch)
+        else:  # a stream is one endless epoch
+            steps_an_epoch, examples, batches = steps, samples, steps * args.gradient_accumulation_steps
+        return epochs, steps_an_epoch, examples, samples, rows_a_step, batches, steps
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The arguments' schedule; with a time budget linear warm-up and decay over steps or time, whichever leads."""
-        if self.args.max_minutes is None or self.lr_scheduler is not None:
+        """The arguments' schedule, that of the warm-up phase before it.
+
+        With a time budget: linear warm-up and decay over steps or time, whichever leads.
+        """
+        args = self.args
+        if self.lr_scheduler is not None or (args.max_minutes is None and not args.warmup_phase_steps):
             return super().create_scheduler(num_training_steps, optimizer)
-        warmup = self.args.warmup_steps
-
-        def factor(step: int) -> float:
-            progress = min(1.0, max(step / num_training_steps, self.clock.share()))
-            begun = step / warmup if warmup >= 1 else (progress / warmup if warmup > 0 else 1.0)
-            warm_share = min(0.99, warmup / num_training_steps if warmup >= 1 else warmup)
-            return min(1.0, begun, (1.0 - progress) / (1.0 - warm_share))
-
+        steps = num_training_steps - args.warmup_phase_steps
+        factor = step_factor(args, steps) if args.max_minutes is None else self._clock_factor(steps)
+        factor = phased_factor(args, factor)
         self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _clock_factor(self, num_steps: int) -> Callable[[int], float]:
+        """Linear warm-up and decay over steps or time, whichever leads."""
+        warmup = self.args.warmup_steps
+
+        def factor(step: int) -> float:
+            progress = min(1.0, max(step / num_steps, self.clock.phase_share()))
+            begun = step / warmup if warmup >= 1 else (progress / warmup if warmup > 0 else 1.0)
+            warm_share = min(0.99, warmup / num_steps if warmup >= 1 else warmup)
+            return min(1.0, begun, (1.0 - progress) / (1.0 - warm_share))
+
+        return factor
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """A step's forward and backward; what waits for the warm-up phase to end loses its gradient.
+
+        Taking gradients away, instead of `requires_grad`, leaves the optimiser's groups and a distributed wrapper, which
+        counts on the gradients of all parameters, as they are in the training proper.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.state.global_step < self.args.warmup_phase_steps:
+            for parameter in self._waiting:
+                parameter.grad = None
+        return loss
+
     # ---- batches ----
     def length_sampler(self, dataset: Dataset, batch_size: int, max_length: int, drop_last: bool) -> BatchSampler:
         """The training batches of a tokenised data set, by the arguments' batch size or token budget.
+
+        Over several processes every epoch has equally many whole batches for each of them.
 
         Args:
             dataset: Rows with `<column>_input_ids`.
@@ -142,6 +198,11 @@ class ObjectiveTrainerMixin(HubMixin):
             drop_last=drop_last,
             seed=self.args.seed,
         )
+        args = self.args
+        if args.warmup_phase_steps or args.world_size > 1:
+            sampler = PhasedBatchSampler(
+                sampler, args.warmup_phase_steps, args.gradient_accumulation_steps, args.world_size
+            )
         self.remove_callback(SamplerEpoch)
         self.add_callback(SamplerEpoch(sampler))
         return sampler
@@ -178,7 +239,7 @@ class ObjectiveTrainerMixin(HubMixin):
             store[name] = store[name] + pair if name in store else pair
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds `loss/<term>`, the mean over the window and all processes, to a training or evaluation log.
+        """Adds `loss/<term>`, the mean over the window and all processes, and the phase, to a log.
 
         Raises:
             FloatingPointError: If a term is NaN or infinite: training on would only destroy the weights.
@@ -196,6 +257,8 @@ class ObjectiveTrainerMixin(HubMixin):
                         f"weight of {name!r}, then resume from the last checkpoint in {self.args.output_dir}."
                     )
                 logs[f"{'eval_' if kind == 'eval' else ''}loss/{name}"] = value
+        if self.args.warmup_phase_steps:
+            logs = {**logs, "phase": 1 if self.state.global_step <= self.args.warmup_phase_steps else 2}
         super().log(logs, start_time)
 
     # ---- saving and resuming ----
@@ -209,7 +272,8 @@ class ObjectiveTrainerMixin(HubMixin):
             if heads:
                 tensors = {name: tensor.contiguous().cpu() for name, tensor in heads.items()}
                 save_file(tensors, Path(output_dir) / HEADS_FILE, metadata={"format": "pt"})
-            state = {"elapsed_seconds": self.clock.seconds(), "heads": sorted(heads)}
+            state = {"elapsed_seconds": self.clock.seconds(), "phase_began_seconds": self.clock.phase_began}
+            state["heads"] = sorted(heads)
             (Path(output_dir) / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     def _load_objective_state(self, checkpoint: str, *, clock: bool) -> None:
@@ -230,6 +294,7 @@ class ObjectiveTrainerMixin(HubMixin):
         self.objective.load_head_state(load_file(heads) if heads.is_file() else {})
         if clock:
             self.clock.elapsed_before = self.clock.elapsed = state["elapsed_seconds"]
+            self.clock.phase_began = state.get("phase_began_seconds", self.clock.phase_began)
 
     def _load_best_model(self) -> None:
         """Loads the weights (and heads) of the best checkpoint; a failure is an error, not a log line."""

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from hf_distill.data.model_pruning import spaced_layers
 from hf_distill.losses.hidden import pca_projection
 from hf_distill.models.deltanet import HfdDeltaNetConfig, HfdDeltaNetModel
 
 STUDENTS = ("deltanet", "layers", "static")
 _INITS = ("teacher", "random")
 _TOKENS_PER_BATCH = 2048
+_ROW_NORM = 0.5  # mean length of a row of a static table at the start
 
 
 def build_student(
@@ -73,27 +77,7 @@ def build_student(
             student = HfdDeltaNetModel(HfdDeltaNetConfig(**_fresh(student.config)))
     else:
         student = _shallow(encoder, layers or list(range(encoder.config.num_hidden_layers)), init)
-    return _wrap(student, tokenizer, max_length)
-
-
-def spaced_layers(num_layers: int, source_layers: int) -> list[int]:
-    """Evenly spaced layers, the first and the last included (the last alone for one layer).
-
-    Args:
-        num_layers: How many to take.
-        source_layers: How many there are.
-
-    Returns:
-        Ascending layer numbers from 0.
-
-    Raises:
-        ValueError: If there are not so many.
-    """
-    if not 1 <= num_layers <= source_layers:
-        raise ValueError(f"num_layers={num_layers} must lie between 1 and the source's {source_layers}.")
-    if num_layers == 1:
-        return [source_layers - 1]
-    return [round(i * (source_layers - 1) / (num_layers - 1)) for i in range(num_layers)]
+    return wrap_encoder(student, tokenizer, max_length)
 
 
 def _fresh(config: HfdDeltaNetConfig) -> dict[str, Any]:
@@ -109,22 +93,46 @@ def _shallow(encoder: PreTrainedModel, layers: list[int], init: str) -> PreTrain
     if init == "random":
         return type(encoder)(config)
     student = copy.deepcopy(encoder)
-    student.encoder.layer = torch.nn.ModuleList(student.encoder.layer[i] for i in layers)
+    student.encoder.layer = nn.ModuleList(student.encoder.layer[i] for i in layers)
     student.config = config
     return student
 
 
-def _wrap(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> SentenceTransformer:
-    """Encoder, mean pooling and normalisation, by way of a folder: the module reads files only."""
-    with tempfile.TemporaryDirectory() as folder:
+def wrap_encoder(
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    head: Sequence[nn.Module] | None = None,
+) -> SentenceTransformer:
+    """Makes a sentence-transformers model of an encoder and a tokenizer, by way of a folder: its module reads files only.
+
+    Args:
+        encoder: The encoder; it is copied.
+        tokenizer: Its tokenizer, also one with code of its own, such as `HfdMftTokenizer`.
+        max_length: Longest input in tokens.
+        head: What comes after the encoder. Default: mean pooling without padding, and length 1.
+
+    Returns:
+        The model, on the CPU, without a trace of the folder.
+
+    Example:
+        >>> student = wrap_encoder(encoder, HfdMftTokenizer(), 512)
+    """
+    own_code = not type(tokenizer).__module__.startswith("transformers.")
+    options = {"processor_kwargs": {"trust_remote_code": True}} if own_code else {}
+    if type(encoder).__module__.startswith("transformers_modules."):
+        options |= {"model_kwargs": {"trust_remote_code": True}, "config_kwargs": {"trust_remote_code": True}}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "student"  # a fixed name: transformers keeps a copy of the tokenizer's code under it
         encoder.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        transformer = Transformer(folder, max_seq_length=max_length)
+        transformer = Transformer(str(folder), max_seq_length=max_length, **options)
     # The folder is gone in a moment: its name must not end up in the saved config or card.
     transformer.auto_model.config._name_or_path = transformer.auto_model.name_or_path = ""
     transformer.tokenizer.name_or_path = ""
-    pooling = Pooling(transformer.auto_model.config.hidden_size, "mean")
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+    if head is None:
+        head = [Pooling(transformer.auto_model.config.hidden_size, "mean"), Normalize()]
+    return SentenceTransformer(modules=[transformer, *head], device="cpu", trust_remote_code=own_code)
 
 
 @torch.no_grad()
@@ -134,7 +142,7 @@ def _static(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dim: i
     if not 1 <= dim <= encoder.config.hidden_size:
         raise ValueError(f"static_dim={dim} must lie between 1 and the source's width {encoder.config.hidden_size}.")
     weights = (
-        torch.randn(rows, dim) * 0.02 if init == "random" else _token_vectors(encoder.eval(), tokenizer, rows, dim)
+        torch.randn(rows, dim) * (_ROW_NORM / dim**0.5) if init == "random" else _token_vectors(encoder.eval(), tokenizer, rows, dim)
     )
     table = StaticEmbedding(copy.deepcopy(tokenizer.backend_tokenizer), embedding_weights=weights)
     return SentenceTransformer(modules=[table, Normalize()], device="cpu")
@@ -153,8 +161,9 @@ def _token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         vectors.append(encoder(batch, attention_mask=torch.ones_like(batch)).last_hidden_state.float().mean(1))
     vectors = torch.cat(vectors)
     components, mean = pca_projection(vectors, dim)
-    frequency_weight = torch.log1p(torch.arange(rows, dtype=torch.float32))[:, None]
-    return (vectors - mean) @ components.T * frequency_weight / frequency_weight.mean()
+    weights = (vectors - mean) @ components.T * torch.log1p(torch.arange(rows, dtype=torch.float32))[:, None]
+    # The cosine does not see the scale of the table, but Adam's steps are measured against it.
+    return weights * (_ROW_NORM / weights.norm(dim=-1).mean())
 
 
-__all__ = ["STUDENTS", "build_student", "spaced_layers"]
+__all__ = ["STUDENTS", "build_student", "spaced_layers", "wrap_encoder"]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset, IterableDataset
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hf_distill.data.teacher_column import TeacherColumn
 from hf_distill.losses.hidden import layer_map
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.fingerprint import sha256_of_tokenizer
@@ -20,8 +23,17 @@ _UNLIMITED = 1_000_000
 
 
 def student_tokenizer(model: SentenceTransformer) -> PreTrainedTokenizerBase:
-    """The student's tokenizer; that of a static table is wrapped to have the usual interface."""
+    """The student's tokenizer; that of a static table is wrapped to have the usual interface.
+
+    Raises:
+        ValueError: If the student has none: nobody could pad ids, or encode a text with the result.
+    """
     tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError(
+            "The student has no tokenizer. Ids alone are not enough: its padding id is needed to train, and the tokenizer "
+            "to use the student. Set `model[0].processor` to the tokenizer that made the ids."
+        )
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
@@ -52,9 +64,9 @@ class TeacherSource:
         args: Terms and layer map.
 
     Attributes:
-        cache: The cache that the collator reads, or `None`.
+        cache: The cache, or the teacher column, that the collator reads, or `None`.
+        column: The teacher column of the data, or `None`.
         hidden_layers: Teacher layer (from 0) of each student layer; empty without the hidden term.
-        embedding_width: Width of the teacher's embeddings, or `None` when no term needs them.
         hidden_width: Width of its hidden states, or `None`.
         needs_texts: Whether a live teacher needs the strings, because its tokenizer differs.
 
@@ -68,28 +80,78 @@ class TeacherSource:
         terms = set(args.active_terms())
         wanted = sorted(terms & TEACHER_TERMS)
         _check_student(model, terms)
+        if args.teacher_column is not None and teacher is not None:
+            raise ValueError(
+                f"There are two teachers: teacher={type(teacher).__name__} and teacher_column={args.teacher_column!r}. Drop "
+                "one of them."
+            )
+        if args.teacher_column is not None:
+            teacher = TeacherColumn(args.teacher_column)
         if wanted and teacher is None:
             raise ValueError(
-                f"The terms {wanted} compare with a teacher, but teacher=None. Pass a TeacherCache or a LiveTeacher, or "
-                "set their weights to 0."
+                f"The terms {wanted} compare with a teacher, but teacher=None. Pass a TeacherCache or a LiveTeacher, name "
+                "the teacher_column of the data, or set their weights to 0."
             )
         self.live = teacher if wanted and isinstance(teacher, LiveTeacher) else None
         self.cache = teacher if wanted and self.live is None else None
+        self.column = self.cache if isinstance(self.cache, TeacherColumn) else None
         self.hidden_layers: list[int] = []
         self.hidden_width: int | None = None
-        self.embedding_width: int | None = None
-        if self.cache is not None:
-            self.embedding_width = self.cache.dim
-        if self.live is not None:
-            self.embedding_width = self.live.model.get_embedding_dimension()
-        self._same_tokenizer = bool(wanted) and self._share_tokenizer(model)
+        self._student_width: int | None = None
+        if terms & {"cosine", "l2"} and args.embedding_projection == "none":
+            self._student_width = model.get_embedding_dimension()
+        self._same_tokenizer = (self.live is not None or "hidden" in terms) and self._share_tokenizer(model)
         self.needs_texts = self.live is not None and not self._same_tokenizer
         if "hidden" in terms:
             self._plan_hidden(model, args)
 
+    @property
+    def embedding_width(self) -> int | None:
+        """Width of the teacher's embeddings, or `None` when no term needs them."""
+        if self.live is not None:
+            return self.live.model.get_embedding_dimension()
+        return None if self.cache is None else self.cache.dim
+
+    def add_column(self, dataset: Dataset) -> np.ndarray:
+        """Takes in the teacher column of a data set.
+
+        Args:
+            dataset: Training or evaluation data.
+
+        Returns:
+            The rows under which its vectors are read, `(N,)`.
+
+        Raises:
+            ValueError: If the column is bad, or its width is not the student's and nothing projects; names it.
+        """
+        rows = self.column.add(dataset)
+        self._check_width()
+        return rows
+
+    def add_stream(self, dataset: IterableDataset) -> None:
+        """Learns the width of the teacher column of a stream.
+
+        Args:
+            dataset: The stream.
+
+        Raises:
+            ValueError: If the column is bad, or its width is not the student's and nothing projects; names it.
+        """
+        self.column.add_stream(dataset)
+        self._check_width()
+
+    def _check_width(self) -> None:
+        """Compares the teacher column's width with the student's, where the terms need them equal."""
+        if self._student_width not in (None, self.column.dim):
+            raise ValueError(
+                f"Row 0 of column {self.column.name!r} holds {self.column.dim} numbers, but the student's embeddings have "
+                f"{self._student_width}. Set embedding_projection='pca' or 'learned' for a head that is thrown away after "
+                "training, or take a column of the student's width."
+            )
+
     def _share_tokenizer(self, model: SentenceTransformer) -> bool:
         """Whether ids mean the same to student and teacher."""
-        if student_encoder(model) is None:
+        if student_encoder(model) is None or self.column is not None:
             return False
         own = sha256_of_tokenizer(model.tokenizer)
         if self.cache is not None:
@@ -98,6 +160,11 @@ class TeacherSource:
 
     def _plan_hidden(self, model: SentenceTransformer, args: EmbeddingDistillConfig) -> None:
         """Maps layers, and checks that the teacher serves the ones that are asked for."""
+        if self.column is not None:
+            raise ValueError(
+                f"hidden_weight > 0 needs the teacher's hidden states, but the column {self.column.name!r} holds only "
+                "embeddings. Pass teacher=LiveTeacher(...), or set hidden_weight=0."
+            )
         if not self._same_tokenizer:
             raise ValueError(
                 "hidden_weight > 0 compares token by token, but student and teacher have different tokenizers. Give the "

@@ -79,6 +79,55 @@ def summarise_training(
     )
 
 
+def summarise_tokenizer_student(
+    trainer: EmbeddingDistillTrainer,
+    teacher: Origin,
+    start: Origin | None,
+    tokenizer: str,
+    sources: Sequence[TextSource],
+    overlap: OverlapReport,
+    stages: Sequence[Stage],
+    languages: Sequence[str] = (),
+) -> TrainingSummary:
+    """Writes down how a student with another tokenizer came about; call it before `trainer.end()`.
+
+    Args:
+        trainer: The trainer, after `train()`.
+        teacher: Who taught.
+        start: Whose weights the student started with; `None` for random ones.
+        tokenizer: Name of the student's tokenizer.
+        sources: Where the text came from.
+        overlap: What was removed from the training text.
+        stages: What each stage took, see `stage_of`.
+        languages: ISO 639 codes of the text.
+
+    Returns:
+        The summary, for `Results.training`.
+    """
+    args, model = trainer.args, trainer.model
+    config = student_encoder(model).config
+    settings = {"num_layers": config.num_hidden_layers, "width": config.hidden_size, "tokenizer": tokenizer}
+    if args.warmup_phase_steps:
+        settings["warm-up phase"] = f"{args.warmup_phase_steps} steps"
+    return TrainingSummary(
+        teacher=teacher,
+        init_from=start,
+        student="layers",
+        settings=settings,
+        losses={term: getattr(args, f"{term}_weight") for term in args.active_terms()},
+        sources=list(sources),
+        texts=overlap.kept,
+        overlap_removed=overlap.removed,
+        stages=list(stages),
+        hardware=_hardware(trainer),
+        learning_rate=args.learning_rate,
+        batch=_batch(trainer),
+        max_length=trainer.max_length,
+        languages=list(languages),
+        not_measured=_not_measured(trainer),
+    )
+
+
 def describe_origin(name: str, model: SentenceTransformer, revision: str | None = None, note: str = "") -> Origin:
     """Finds out which weights these are and what licence they carry.
 
@@ -202,4 +251,4 @@ def _not_measured(trainer: EmbeddingDistillTrainer) -> list[str]:
     ]
 
 
-__all__ = ["describe_origin", "stage_of", "summarise_training"]
+__all__ = ["describe_origin", "stage_of", "summarise_tokenizer_student", "summarise_training"]

@@ -15,6 +15,7 @@ from hf_distill.data.collators import (
     text_columns,
     tokenize_columns,
 )
+from hf_distill.data.teacher_column import TeacherColumn
 from hf_distill.teachers.signal import HiddenRows
 
 
@@ -135,7 +136,31 @@ def test_columns_and_lengths(tokenizer):
 
 
 def test_missing_pad_token(tiny_bert):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert, pad_token="[MASK]")
+    with pytest.raises(ValueError, match=r"pads with id 4, outside the student's vocabulary of 4"):
+        DistillCollator(tokenizer, 64, vocab_size=4)
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="padding token"):
         DistillCollator(tokenizer, 64)
+
+
+def test_rows_that_are_too_long_are_dropped_or_refused(tokenizer):
+    rows = [{"mft_input_ids": [2, 50, 3], "mft_row": 4}, {"mft_input_ids": [2, 3], "mft_row": 7}]
+    batch = DistillCollator(tokenizer, 2, too_long="drop", teacher=RowTeacher())(rows)
+    assert batch["attention_mask"].sum(1).tolist() == [2]
+    assert batch["teacher_embedding"].tolist() == [[7, 14]]
+    with pytest.raises(ValueError, match=r"Example 0 of the batch has 3 tokens in \['mft'\], more than max_length=2"):
+        DistillCollator(tokenizer, 2, too_long="error")(rows)
+    with pytest.raises(ValueError, match="All 2 examples"):
+        DistillCollator(tokenizer, 1, too_long="drop")(rows)
+    texts = [{"text": "a small river runs past the old mill"}, {"text": "mill"}]
+    assert len(DistillCollator(tokenizer, 5, too_long="drop")(texts)["input_ids"]) == 1
+    with pytest.raises(ValueError, match="too_long must be one of"):
+        DistillCollator(tokenizer, 5, too_long="cut")
+
+
+def test_examples_of_a_stream_carry_their_vectors(tokenizer):
+    column = TeacherColumn("v")
+    column.add_stream(Dataset.from_dict({"v": [[0.0, 1.0]]}).to_iterable_dataset())
+    rows = [{"text_input_ids": [2, 3], "teacher_embedding": [1.0, 2.0]}]
+    assert DistillCollator(tokenizer, 8, teacher=column)(rows)["teacher_embedding"].tolist() == [[1.0, 2.0]]

@@ -17,6 +17,7 @@ def test_normalize() -> None:
     assert normalize_text("  It's  A\tman,\nplaying—Guitar! ") == "it s a man playing guitar"
     assert normalize_text("\uff21 \ufb01ne Stra\xdfe") == "a fine strasse"
     assert normalize_text("...") == ""
+    assert normalize_text("İyi KADIN, Isı") == normalize_text("iyi kadın ısı") == "iyi kadin isi"
 
 
 @given(st.text())

@@ -8,11 +8,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr, spearmanr
 
+from hf_distill.evaluation.paired import PairScores
 from hf_distill.evaluation.results import ModelRow, Results
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
+from hf_distill.evaluation.tokenizer_stats import TokenizerStats
+from hf_distill.evaluation.training_summary import Origin, Stage, TrainingSummary
 
 RUN_LOG = [
     {"step": 0, "eval_stsb_spearman": 0.60, "eval_fidelity_cosine": 0.5, "eval_fidelity_cosine_1_32": 0.7},
@@ -93,3 +98,113 @@ def static_model(tiny_bert):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu")
+
+
+_PAIRS = 150
+
+
+def _make_tokenizer_run(
+    folder: Path,
+    tokenizer: str = "mft",
+    source: str | None = "org/e5",
+    seed: int = 42,
+    quality: tuple[float, float] = (0.4, 0.7),
+    tokens: int = 2_000_000,
+    counted: bool = True,
+) -> Path:
+    """Write a run of the tokenizer experiment; Pearson of the untrained and the trained student is about `quality`."""
+    gold = np.random.default_rng(0).random(_PAIRS)
+    noise = np.random.default_rng([seed, *f"{tokenizer} {source}".encode()])
+    aims = {"teacher": 0.75, "untrained": quality[0], "student": quality[1]}
+    similarities = {"teacher": _similar(gold, aims["teacher"], np.random.default_rng(1))}
+    similarities |= {role: _similar(gold, aims[role], noise) for role in ("untrained", "student")}
+    rows = []
+    for role, values in similarities.items():
+        test = {
+            "stsb_tr_pearson": float(pearsonr(gold, values).statistic),
+            "stsb_tr_spearman": float(spearmanr(gold, values).statistic),
+            "bitext_recall_at_1": aims[role] / 2,
+        }
+        stats = _TOKENIZERS["unigram" if role == "teacher" else tokenizer]
+        speed = ModelSpeed(200.0, 4000.0, 5.0, 9.0, "a machine, 2 threads", "bfloat16")
+        name = "org/the-teacher" if role == "teacher" else f"{tokenizer}-student"
+        fingerprint = "of the teacher" if role == "teacher" else f"{role} {tokenizer} {source} {seed}"
+        metrics = {"test": test, "validation": {"stsb_tr_pearson": aims[role] + 0.02}}
+        rows.append(ModelRow(role, name, "", ModelSize(24_000_000, 96.0, 24.0), speed, metrics, fingerprint, stats))
+    training = TrainingSummary(
+        teacher=Origin("org/the-teacher"),
+        init_from=None if source is None else Origin(source),
+        student="layers",
+        settings={},
+        losses={"cosine": 1.0},
+        sources=[],
+        texts=9000,
+        overlap_removed=3,
+        stages=[
+            Stage("warm-up", 100, 1.0, 25_600, tokens // 4),
+            Stage("epoch", 300, 3.5, 76_800, tokens - tokens // 4),
+        ],
+        hardware="a machine, 2 threads, bf16 autocast",
+        learning_rate=5e-5,
+        batch="256 rows",
+    )
+    results = Results(folder.name, rows, 400, "stsb_tr_pearson", seed=seed, minutes=6.0, training=training)
+    folder.mkdir(parents=True)
+    results.write(folder)
+    scores = {role: values.tolist() for role, values in similarities.items()}
+    PairScores("stsb_tr", "test", gold.tolist(), scores, {row.role: row.fingerprint for row in rows}).write(folder)
+    log: list[dict[str, object]] = [{"step": 50, "loss": 0.5}]
+    for step in range(0, 401, 100):
+        value = quality[0] + (quality[1] - quality[0]) * (step / 400) ** 0.4
+        seen = {"num_input_tokens_seen": tokens * step // 400} if counted else {}
+        log.append({"step": step, "eval_stsb_tr_pearson": value, "eval_stsb_tr_spearman": value, **seen})
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    (folder / "recipe.json").write_text(json.dumps({"num_texts": 9000, "training": {"seed": seed}}))
+    return folder
+
+
+def _similar(gold: np.ndarray, aim: float, rng: np.random.Generator) -> np.ndarray:
+    """Make similarities whose correlation with the scores is `aim`, exactly."""
+    gold = (gold - gold.mean()) / gold.std()
+    noise = rng.standard_normal(len(gold))
+    noise -= noise.mean() + gold * (noise @ gold) / len(gold)
+    return 0.5 + 0.1 * (aim * gold + np.sqrt(1 - aim**2) * noise / noise.std())
+
+
+_TOKENIZERS = {
+    name: TokenizerStats(name, 2900, 30_000, size, rate, 9 * rate, 8 * rate, 20 * rate, 0.001, trip, 0.4, 3e5)
+    for name, size, rate, trip in (
+        ("unigram", 250_002, 1.6, 0.98),
+        ("mft", 32_768, 3.3, 0.6),
+        ("tabi", 32_768, 1.5, 1.0),
+    )
+}
+
+
+@pytest.fixture
+def make_tokenizer_run():
+    """Give what writes the folder of a run of the tokenizer experiment."""
+    return _make_tokenizer_run
+
+
+@pytest.fixture
+def tokenizer_runs(tmp_path):
+    """Give the folders of six students, one seed each; one clone gains too little, one random start loses."""
+    qualities = {
+        ("mft", "org/e5"): (0.40, 0.74),
+        ("mft", "org/e5-6layers"): (0.55, 0.62),
+        ("mft", None): (0.42, 0.47),
+        ("tabi", "org/e5"): (0.35, 0.72),
+        ("tabi", "org/e5-6layers"): (0.45, 0.70),
+        ("tabi", None): (0.40, 0.36),
+    }
+    return [
+        _make_tokenizer_run(
+            tmp_path / f"{tokenizer}-{(source or 'random').rpartition('/')[2]}-seed42",
+            tokenizer,
+            source,
+            quality=quality,
+            tokens=2_000_000 if tokenizer == "mft" else 1_000_000,
+        )
+        for (tokenizer, source), quality in qualities.items()
+    ]

@@ -11,7 +11,14 @@ from datasets import Dataset, DatasetDict
 
 from hf_distill.data.stsb import package_folder
 from hf_distill.evaluation import mteb_runs
-from hf_distill.evaluation.mteb_runs import check_data, check_names, load_task, mteb, run_mteb_tasks
+from hf_distill.evaluation.mteb_runs import (
+    check_data,
+    check_names,
+    language_tasks,
+    load_task,
+    mteb,
+    run_mteb_tasks,
+)
 from hf_distill.evaluation.score_cache import model_fingerprint
 from hf_distill.evaluation.tasks import TaskMetadata
 
@@ -61,13 +68,34 @@ class Unreachable(TinySTS):
         raise ConnectionError("Couldn't reach 'nobody/tiny-sts' on the Hub (OfflineModeIsEnabled)")
 
 
+class TwoLanguages(TinySTS):
+    """The same in two languages, with other pairs in each."""
+
+    metadata = TinySTS.metadata.model_copy(
+        update={"name": "TwoLanguages", "eval_langs": {"tr": ["tur-Latn"], "en": ["eng-Latn"]}}
+    )
+
+    def load_data(self, *args, **kwargs):
+        super().load_data()
+        turkish, shifted = self.dataset, DatasetDict()
+        for split, data in turkish.items():
+            shifted[split] = data.map(lambda row, place: {"score": float(place % 3)}, with_indices=True)
+        self.dataset = {name: {"tr": turkish, "en": shifted}[name] for name in self.hf_subsets}
+
+
 @pytest.fixture
 def known(monkeypatch, tiny_texts):
     """Give mteb that knows TinySTS and Unreachable beside its own."""
     real = mteb.get_task
     TinySTS.texts, TinySTS.loads = tiny_texts, 0
-    added = {"TinySTS": TinySTS, "Unreachable": Unreachable}
-    monkeypatch.setattr(mteb, "get_task", lambda name: added[name]() if name in added else real(name))
+    added = {"TinySTS": TinySTS, "Unreachable": Unreachable, "TwoLanguages": TwoLanguages}
+
+    def get_task(name, languages=None):
+        if name not in added:
+            return real(name, languages=languages)
+        return added[name]() if languages is None else added[name]().filter_languages(languages)
+
+    monkeypatch.setattr(mteb, "get_task", get_task)
 
 
 def test_results_lie_in_mtebs_cache_and_are_read_from_there(known, tiny_model, tmp_path, monkeypatch, capfd):
@@ -131,6 +159,29 @@ def test_without_the_hub_the_error_names_the_local_tasks(known):
     assert "OfflineModeIsEnabled" in message
     assert all(name in message for name in ("stsb", "retrieval", "lexnames", "modules", "STSBenchmark"))
     assert "hf auth login" in message
+
+
+def test_a_task_is_limited_to_a_language(known, tiny_model, tmp_path):
+    name = "mteb_TwoLanguages[tur]_cosine_spearman"
+    alone = run_mteb_tasks(tiny_model, ["TwoLanguages[tur]"], tmp_path / "a", "student", progress=False)
+    assert set(alone) == {name}
+    both = run_mteb_tasks(tiny_model, ["TwoLanguages"], tmp_path / "b", "student", progress=False)
+    assert both["mteb_TwoLanguages_cosine_spearman"] != alone[name]
+    again = run_mteb_tasks(tiny_model, ["TwoLanguages[tur]"], tmp_path / "b", "student", progress=False)
+    assert again == alone  # also where the file holds the other language
+
+
+def test_tasks_of_a_language():
+    names = language_tasks("tur")
+    assert len(names) > 10
+    assert len(set(names)) == len(names)
+    assert "MassiveIntentClassification[tur]" in names
+    assert "STSBenchmark" not in names
+    check_names(names)
+    with pytest.raises(ConnectionError, match="on the Hub"):
+        load_task(next(name for name in names if "[" in name), "test")
+    with pytest.raises(ValueError, match="mteb.*language 'qqq'"):
+        language_tasks("qqq")
 
 
 def test_a_real_task_offline():

@@ -19,6 +19,7 @@ from hf_distill.evaluation.report import (
 )
 from hf_distill.evaluation.results import ModelRow, Results
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
+from hf_distill.evaluation.tokenizer_stats import TokenizerStats
 
 LOG = [
     {"step": 0, "eval_stsb_spearman": 0.6, "eval_fidelity_cosine_1_32": 0.7, "eval_fidelity_cosine_129_256": 0.4},
@@ -97,6 +98,23 @@ def test_quantised_embeddings_and_tasks_of_mteb_have_their_lines(results):
     notes = "\n".join(footnotes(results))
     assert "nothing scored again in float" in notes
     assert "computed by mteb" in notes
+
+
+def test_turkish_tasks_and_tokenizers_have_their_lines(results):
+    stats = TokenizerStats("mft", 9, 90, 32_768, 3.3, 29.7, 27.0, 60.0, 0.0, 0.6, 0.2, 1e5)
+    for role, value in (("teacher", 0.8), ("student", 0.6)):
+        row = results.row(role)
+        row.metrics["test"] |= {"stsb_tr_spearman": value, "stsb_tr_pearson": value, "bitext_recall_at_1": value / 2}
+        row.tokenizer = stats
+    sections = dict(table_lines(results)[1])
+    cells = {line.label.strip(): (line.values, line.retained) for line in sections["test"]}
+    assert cells["STSb-TR Pearson"] == (["0.8000", "0.6000", ""], "75.0")
+    assert cells["TR→EN recall@1"] == (["0.4000", "0.3000", ""], "75.0")
+    costs = {line.label: line.values for line in sections["size and speed"]}
+    assert costs["tokens a word"] == ["3.3", "3.3", ""]
+    notes = "\n".join(footnotes(results))
+    assert "finds the English one" in notes
+    assert "no tokenizer was trained on" in notes
 
 
 def test_pair_rho_per_bucket_where_there_is_no_cosine(results):

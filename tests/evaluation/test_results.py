@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from hf_distill.evaluation.results import ROLES, CheckpointScore, ModelRow, Results, command_line
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
+from hf_distill.evaluation.tokenizer_stats import TokenizerStats
 from hf_distill.evaluation.training_summary import Origin, Stage, TextSource, TrainingSummary, public_name
 
 
 def example() -> Results:
     size, speed = ModelSize(100, 0.4, 0.1), ModelSpeed(10.0, 200.0, 5.0, 9.0, "a machine, 2 threads", "float32")
-    teacher = ModelRow("teacher", "t", "", size, speed, {"test": {"stsb_spearman": 0.8, "lexnames_accuracy": 0.5}})
+    stats = TokenizerStats("wordpiece", 9, 90, 30_522, 1.2, 14.0, 13.0, 30.0, 0.0, 0.5, 0.2, 1e5)
+    scores = {"test": {"stsb_spearman": 0.8, "lexnames_accuracy": 0.5}}
+    teacher = ModelRow("teacher", "t", "", size, speed, scores, tokenizer=stats)
     student = ModelRow("student", "s", "", size, None, {"test": {"stsb_spearman": 0.76, "lexnames_accuracy": 0.55}})
     return Results("run", [teacher, student], 200, "validation stsb_spearman", [CheckpointScore(200, {"a": 0.5})])
 

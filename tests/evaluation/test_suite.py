@@ -31,6 +31,17 @@ def test_parse_tasks():
     assert suite.mteb_names(asked) == ["Banking77Classification", "STSBenchmark"]
 
 
+def test_turkish_tasks_are_asked_for_by_name(monkeypatch):
+    assert suite.parse_tasks("bitext,stsb_tr,retrieval") == ["retrieval", "stsb_tr", "bitext"]
+    assert not {*suite.TURKISH_TASKS} & {*suite.parse_tasks("all")}  # their data are not everybody's
+    assert suite.mteb_names(["stsb_tr", "bitext", "STS22"]) == ["STS22"]
+    found = suite.parse_tasks("stsb_tr,mteb_tur")
+    assert found[0] == "stsb_tr"
+    assert "MassiveIntentClassification[tur]" in found
+    with pytest.raises(ValueError, match="no task 'mteb_xxx'.*mteb"):
+        suite.parse_tasks("mteb_xxx")
+
+
 def test_tasks_are_those_of_mteb():
     from hf_distill.evaluation.tasks import TASKS
 
@@ -40,6 +51,8 @@ def test_tasks_are_those_of_mteb():
 def test_task_of():
     assert suite.task_of("stsb_spearman") == "stsb"
     assert suite.task_of("stsbenchmark_spearman") == "stsbenchmark"
+    assert suite.task_of("stsb_tr_pearson") == "stsb_tr"
+    assert suite.task_of("bitext_own_recall_at_1") == "bitext"
     with pytest.raises(ValueError, match="No task has the metric 'accuracy'"):
         suite.task_of("accuracy")
 
@@ -133,3 +146,70 @@ def test_tasks_of_mteb_are_handed_on(tiny_model, tmp_path, monkeypatch):
     )
     assert calls == [(["STSBenchmark"], tmp_path / "mteb", "org/s", "test")]
     assert rows["student"].metrics == {"test": {"mteb_STSBenchmark_cosine_spearman": 0.5}}
+
+
+@pytest.fixture
+def turkish(monkeypatch, tiny_texts):
+    """Stand-ins for STSb-TR and the aligned glosses; gives the splits and folders that STSb-TR was asked for."""
+    from datasets import Dataset
+
+    from hf_distill.data import stsb_tr
+    from hf_distill.data import turkish as sources
+    from hf_distill.evaluation import bitext
+
+    columns = {"sentence1": tiny_texts[20:40], "sentence2": tiny_texts[40:60], "score": [i / 20 for i in range(20)]}
+    asked = []
+    monkeypatch.setattr(
+        stsb_tr,
+        "load_stsb_tr",
+        lambda split, folder=None: asked.append((split, folder)) or Dataset.from_dict(columns),
+    )
+    pairs = Dataset.from_dict({"tr": tiny_texts[:20], "en": tiny_texts[20:40]})
+    monkeypatch.setattr(sources, "aligned_glosses", lambda split: pairs)
+    monkeypatch.setattr(bitext, "CANDIDATES", {"validation": 20, "test": 20})
+    return asked
+
+
+def test_turkish_tasks_are_scored_like_the_others(tiny_model, static_model, tmp_path, turkish, monkeypatch):
+    from hf_distill.evaluation.paired import PairScores, write_pair_scores
+    from hf_distill.evaluation.score_cache import shared_scores
+    from hf_distill.evaluation.turkish import turkish_evaluators
+
+    models = {"teacher": ("t", tiny_model), "student": ("s", tiny_model), "untrained": ("u", static_model)}
+    cache = shared_scores(tmp_path / "run")
+    tasks = {"validation": ["stsb_tr"], "test": ["stsb_tr", "bitext"]}
+    rows = suite.score_models(models, tasks, "bfloat16", cache, stsb_tr_folder="folder")
+    assert turkish == [("validation", "folder"), ("test", "folder")]
+    assert set(rows["student"].metrics["validation"]) == {"stsb_tr_pearson", "stsb_tr_spearman"}
+    test = rows["student"].metrics["test"]
+    assert {"stsb_tr_pearson", "stsb_tr_spearman", "bitext_recall_at_1", "bitext_own_ndcg_at_10"} <= set(test)
+    assert "bitext_recall_at_1" not in rows["untrained"].metrics["test"]  # of another width than the teacher
+    evaluators = turkish_evaluators(["stsb_tr"], "test", "float32")
+    assert test["stsb_tr_pearson"] == pytest.approx(evaluators["stsb_tr"](tiny_model)["stsb_tr_pearson"])
+
+    monkeypatch.setattr(STSEvaluator, "similarities", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(suite, "_measure", lambda *args: pytest.fail("computed again"))
+    again = suite.score_models(models, tasks, "bfloat16", cache)
+    assert {role: row.metrics for role, row in again.items()} == {role: row.metrics for role, row in rows.items()}
+    write_pair_scores(tmp_path, models, evaluators["stsb_tr"], cache)
+    assert PairScores.read(tmp_path).fingerprints == {role: row.fingerprint for role, row in rows.items()}
+
+
+def test_a_turkish_task_needs_its_evaluator(tiny_model, turkish):
+    with pytest.raises(ValueError, match=r"task bitext needs its evaluator: turkish=turkish_evaluators\(\['bitext'\]"):
+        suite.evaluate_model(tiny_model, "bitext")
+    suite.check_data(["stsb", "stsb_tr"], "test", "somewhere")
+    assert turkish == [("test", "somewhere")]
+
+
+def test_tokenizers_of_one_name_are_measured_once(tiny_model, tiny_texts, monkeypatch):
+    from hf_distill.evaluation.results import ModelRow
+
+    models = {role: (role, tiny_model) for role in ("teacher", "student", "untrained")}
+    rows = {role: ModelRow(role, role) for role in models}
+    measured, original = [], suite.tokenizer_stats
+    monkeypatch.setattr(suite, "tokenizer_stats", lambda *args: measured.append(args[2]) or original(*args))
+    suite.add_tokenizers(rows, models, tiny_texts, {"teacher": "wordpiece", "student": "mft", "untrained": "mft"})
+    assert measured == ["wordpiece", "mft"]
+    assert rows["student"].tokenizer is rows["untrained"].tokenizer
+    assert rows["teacher"].tokenizer.texts == len(tiny_texts)

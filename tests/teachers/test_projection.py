@@ -88,6 +88,23 @@ def test_a_damaged_projection_is_found_and_fitted_anew(cache: TeacherCache) -> N
     projected.verify()
 
 
+def test_it_can_be_fitted_on_some_rows_only(cache: TeacherCache) -> None:
+    train = np.arange(40)
+    whole, part = project_cache(cache, 3), project_cache(cache, 3, rows=train)
+    directions = np.linalg.svd(cache.embeddings(train).astype(np.float64), full_matrices=False)[2][:3]
+    np.testing.assert_allclose(np.abs(part.matrix @ directions.T), np.eye(3), atol=1e-4)
+    assert np.abs(part.matrix - whole.matrix).max() > 1e-4
+    both = project_cache(part, 3)
+    assert both.projection == whole.projection
+    assert project_cache(both, 3, rows=train[::-1].tolist()).projection == part.projection
+    assert project_cache(both, 3, rows=range(64)).projection == whole.projection
+    both.verify()
+    with pytest.raises(ValueError, match="no row to fit"):
+        project_cache(cache, 3, rows=[])
+    with pytest.raises(IndexError, match="Row 64"):
+        project_cache(cache, 3, rows=[3, 64])
+
+
 @pytest.mark.parametrize(
     ("dim", "method", "message"), [(13, "pca", "12 dimensions to 13"), (0, "pca", "to 0"), (3, "svd", "'svd'")]
 )

@@ -70,6 +70,18 @@ def test_prompt_truncation_and_normalisation(
     np.testing.assert_allclose(cache.embeddings(np.arange(64)), expected, atol=1e-3)
 
 
+def test_the_prompt_of_the_teacher_is_written_down(
+    tmp_path: Path, tiny_model: SentenceTransformer, tiny_texts: list[str]
+) -> None:
+    tiny_model.prompts["query"], tiny_model.default_prompt_name = "the river: ", "query"
+    for name, prompt, expected in (("own", None, "the river: "), ("none", "", ""), ("other", "a mill: ", "a mill: ")):
+        teacher = LiveTeacher(tiny_model, dtype="float32", prompt=prompt)
+        cache = write_cache(tiny_texts, teacher, tmp_path / name, progress=False)
+        assert cache.spec.prompt == expected
+        found = tiny_model.encode(tiny_texts, prompt=expected)
+        np.testing.assert_allclose(cache.embeddings(range(len(tiny_texts))), found, atol=1e-3)
+
+
 def test_given_token_ids(tmp_path: Path, tiny_model: SentenceTransformer, tiny_texts: list[str]) -> None:
     rows = [row.tolist() for row in LiveTeacher(tiny_model).tokenize(tiny_texts)[0]]
     plain = write_cache(tiny_texts, tiny_model, tmp_path / "a", progress=False)

@@ -36,6 +36,7 @@ def build(spec: dict, callbacks: list) -> EmbeddingDistillTrainer:
     student = SentenceTransformer(modules=[base[0], base[1], models.Dense(32, 16), models.Normalize()], device="cpu")
     texts = spec["texts"]
     data = Dataset.from_dict({"anchor": texts[0::2], "positive": texts[1::2]})
+    data = data.to_iterable_dataset(num_shards=spec["shards"]) if "shards" in spec else data
     defaults = {"output_dir": spec["folder"] + "/run", "bf16": False, "use_cpu": True, "logging_steps": 1}
     defaults |= {"report_to": "none", "disable_tqdm": True, "warmup_steps": 0, "save_strategy": "no"}
     args = EmbeddingDistillConfig(**{**defaults, **spec["fields"]})

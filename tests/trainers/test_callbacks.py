@@ -72,6 +72,23 @@ def test_elapsed_time_survives_a_resume(budget_trainer):
     assert second.clock.seconds() == pytest.approx(60.0)
 
 
+def test_the_budget_covers_a_warmup_phase(budget_trainer, tmp_path):
+    fields = {"warmup_phase_steps": 5, "save_strategy": "steps", "save_steps": 1}
+    straight = budget_trainer(3.0, **fields)
+    straight.train()
+    lr = rates(straight)
+    assert straight.state.global_step == 20
+    assert lr[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
+    assert lr[5] == 0.0, "then the schedule begins, with its own warm-up over a tenth of the 45 seconds left"
+    assert lr[8:] == sorted(lr[8:], reverse=True)
+    assert lr[-1] < 0.15e-3
+    assert straight.clock.phase_began == pytest.approx(15.0)
+    for step in (4, 5, 9):
+        resumed = budget_trainer(3.0, **fields, output_dir=str(tmp_path / f"from-{step}"))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+        assert rates(resumed) == pytest.approx(lr), step
+
+
 class StopAt(callbacks.TrainerCallback):
     """Interrupts a run after some steps, as a kill does."""
 

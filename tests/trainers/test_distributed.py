@@ -59,6 +59,24 @@ def test_two_processes_equal_one_with_the_doubled_batch(model_and_cache, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_stream_in_two_processes_equals_one_with_the_doubled_batch(model_and_cache, tmp_path):
+    """30 pairs in two unequal files: each process gets its own rows, whole batches, and the second pass begins at once."""
+    arguments = {**model_and_cache, "texts": model_and_cache["texts"][:60], "shards": 2}
+    fields = {"l2_weight": 0.5, "gram_weight": 1.0, "max_steps": 6, "embedding_projection": "learned", "optim": "sgd"}
+    fields |= {"learning_rate": 0.05, "warmup_phase_steps": 1, "dataloader_drop_last": True}
+    two = run_worker(2, {**arguments, "fields": {**fields, "per_device_train_batch_size": 4}}, tmp_path / "two")
+    one = run_worker(1, {**arguments, "fields": {**fields, "per_device_train_batch_size": 8}}, tmp_path / "one")
+    assert two["world_size"] == 2
+    first, second = two["ranks"]
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), f"{name} differs between the processes"
+        assert torch.allclose(value, one["ranks"][0][name], atol=1e-6), f"{name} differs from one process"
+    losses = [[entry["loss/gram"] for entry in run["log"]] for run in (two, one)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 7, "30 pairs make three batches of 8, so the stream was read three times"
+
+
+@pytest.mark.slow
 def test_resume_time_budget_and_token_batches_in_two_processes(model_and_cache, tmp_path):
     """Batches of different size on each rank, two epochs, a clock, and a resume in the second epoch: all ranks agree."""
     fields = {"token_budget": 256, "gram_weight": 1.0, "max_steps": 9, "max_minutes": 30.0, "save_strategy": "steps"}
