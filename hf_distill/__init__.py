@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_distill.models.deltanet.configuration_deltanet import HfdDeltaNetConfig
     from hf_distill.models.deltanet.modeling_deltanet import HfdDeltaNetModel
     from hf_distill.teachers.cached import TeacherCache
+    from hf_distill.teachers.ensemble import TeacherEnsemble
     from hf_distill.teachers.live import LiveTeacher
     from hf_distill.teachers.writer import write_cache
     from hf_distill.trainers.alignment import MixerAlignmentTrainer
@@ -37,6 +38,7 @@ _MODULE_OF = {
     "LiveTeacher": "hf_distill.teachers.live",
     "MixerAlignmentTrainer": "hf_distill.trainers.alignment",
     "TeacherCache": "hf_distill.teachers.cached",
+    "TeacherEnsemble": "hf_distill.teachers.ensemble",
     "write_cache": "hf_distill.teachers.writer",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "LiveTeacher",
     "MixerAlignmentTrainer",
     "TeacherCache",
+    "TeacherEnsemble",
     "__version__",
     "write_cache",
 ]

@@ -19,7 +19,7 @@ each student with `model/`, README.md and results.json. Several teachers, each w
 
 from __future__ import annotations
 
-import json
+import copy
 import sys
 import time
 from pathlib import Path
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hf_distill.evaluation.results import ModelRow
+    from hf_distill.trainers.embedding import EmbeddingDistillTrainer
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+    from hf_distill.trainers.tokenizer_materials import Materials
     from hf_distill.trainers.tokenizer_recipe import Job, TokenizerRecipe
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tokenizer" / "table.yaml"
@@ -38,83 +40,103 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tokenizer" / "table.yaml"
 def main(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> dict[str, Path]:
     """Trains the students that are missing; returns the files of the table."""
     from hf_distill.evaluation.tokenizer_comparison import compare_tokenizers
-    from hf_distill.teachers.live import load_teacher
     from hf_distill.trainers import tokenizer_stages as stages
+    from hf_distill.trainers.tokenizer_materials import prepare
     from hf_distill.trainers.tokenizer_recipe import is_finished
 
-    say = print if args.process_index == 0 else lambda *parts: None
-    say(recipe.note)
     jobs = stages.open_experiment(recipe, args)
     todo = [job for job in jobs if not job.is_finished]
-    say(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them are done already.")
-    if todo:
-        # ---- tokenizers, then the corpus in all of them, then the students ----
-        held_out = stages.held_out_texts(recipe)
-        tokenizers = stages.prepare_tokenizers(recipe, args, held_out)
-        corpus = stages.prepare_corpus(recipe, args, tokenizers, held_out)
-        say(f"{len(corpus[0]):,} texts; {corpus[1]}")
-        sources = {recipe.teacher: load_teacher(recipe.teacher, trust_remote_code=recipe.trust_remote_code)}
-    for number, job in enumerate(todo, 1):
-        say(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}")
-        if job.model not in sources:
-            sources[job.model] = load_teacher(job.model, trust_remote_code=recipe.trust_remote_code)
-        run_student(job, recipe, args, tokenizers[job.tokenizer], corpus, sources)
+    is_main = args.process_index == 0
+    if is_main:
+        print(*filter(None, [recipe.note, f"{len(jobs)} runs; {len(jobs) - len(todo)} are done already."]), sep="\n")
 
-    # ---- the table of all that are finished, also those of other calls ----
-    done = [path for name in recipe.names() for path in sorted(Path(args.output_dir).glob(f"{name}-seed*"))]
-    files = compare_tokenizers([path for path in done if is_finished(path)], args.output_dir)
-    say(files["table"].read_text(encoding="utf-8"))
+    # ---- tokenizers, then the corpus in all of them, then the students one after the other ----
+    materials = prepare(recipe, args) if todo else None
+    for number, job in enumerate(todo, 1):
+        if is_main:
+            print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, {len(materials.dataset):,} texts", flush=True)
+        trainer = run_student(job, recipe, args, materials)
+        if number == len(todo):
+            trainer.end()
+
+    # ---- the table of all that are finished, also in other calls ----
+    if not is_main:
+        return {}
+    folders = [path for name in recipe.names() for path in sorted(Path(args.output_dir).glob(f"{name}-seed*"))]
+    files = compare_tokenizers([path for path in folders if is_finished(path)], args.output_dir)
+    print(files["table"].read_text(encoding="utf-8"))
     return files
 
 
-def run_student(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfig, tokenizer, corpus, sources) -> None:  # noqa: ANN001
+def run_student(
+    job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfig, materials: Materials
+) -> EmbeddingDistillTrainer:
     """Trains, scores and saves one student."""
-    import copy
-
-    from hf_distill.evaluation.paired import write_pair_scores
-    from hf_distill.evaluation.report import write_report
     from hf_distill.evaluation.results import Results, command_line
-    from hf_distill.evaluation.score_cache import shared_scores
     from hf_distill.evaluation.turkish import turkish_evaluators
     from hf_distill.trainers import tokenizer_stages as stages
     from hf_distill.trainers.embedding_stages import best_step, distil
-    from hf_distill.trainers.tokenizer_recipe import RECIPE_FILE, describe_job
-    from hf_distill.trainers.training_summary import describe_origin, stage_of, summarise_tokenizer_student
 
-    started, (dataset, overlap, texts), folder = time.monotonic(), corpus, job.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    request = json.dumps(describe_job(job, recipe, args), indent=2) + "\n"
-    (folder / RECIPE_FILE).write_text(request, encoding="utf-8")
-    student, surgery = stages.new_student(job, recipe, sources[job.model], tokenizer)
-    models = {"teacher": sources[recipe.teacher], "student": student, "untrained": copy.deepcopy(student)}
+    started = time.monotonic()
+    student, surgery = stages.new_student(job, recipe, materials)
+    models = {"teacher": materials.teacher, "student": student, "untrained": copy.deepcopy(student)}
     named = {role: (recipe.teacher if role == "teacher" else job.name, model) for role, model in models.items()}
 
     # ---- both phases; the best checkpoint by validation becomes the student ----
-    validation = turkish_evaluators(["stsb_tr"], "validation", folder=recipe.stsb_tr_folder)
-    trainer = distil(student, stages.job_arguments(job, args), dataset, None, [*validation.values()])
+    evaluators = turkish_evaluators(["stsb_tr"], "validation", folder=recipe.stsb_tr_folder)
+    trainer = distil(student, stages.job_arguments(job, recipe, args), materials.dataset, None, [*evaluators.values()])
     trainer.save_state()  # the log, which outlives the checkpoints
-    origins = describe_origin(recipe.teacher, models["teacher"]), stages.origin_of(job, sources[job.model])
-    spent = [stage_of("distillation", trainer)]
-    training = summarise_tokenizer_student(
-        trainer, *origins, job.tokenizer, texts, overlap, spent, recipe.languages or ()
-    )
 
-    # ---- the test split, once ----
-    rows = score(named, recipe, job.tokenizer, folder)
+    # ---- the test split, once; report ----
     results = Results(
-        run=folder.name,
-        rows=list(rows.values()),
+        run=job.folder.name,
+        rows=score(named, job, recipe),
         selected_step=best_step(trainer),
-        selected_by=trainer.args.metric_for_best_model or "",
+        selected_by=args.metric_for_best_model or "",
         command=command_line("recipes/tokenizer_distill.py", sys.argv[1:]),
         seed=job.seed,
         minutes=(time.monotonic() - started) / 60,
-        notes=[note for note in (recipe.note, str(surgery), str(overlap), str(trainer.check_gain())) if note],
-        training=training,
+        notes=[*stages.notes(recipe, materials), str(surgery), str(trainer.check_gain())],
+        training=stages.summarise(job, recipe, materials, trainer),
     )
-    if trainer.is_world_process_zero():
-        student.save(str(folder / "model"))
-        write_report(results, folder, trainer.state.log_history)
-        pairs = turkish_evaluators(["stsb_tr"], "test", "float32", recipe.stsb_tr_folder)["stsb_tr"]
-        write_pair_scores(folder, named, pairs, shared_scores(folder))  # last: it marks the run as finished
-        stages.drop_checkpoints([] if recipe.keep_checkpoints else [folder])
+    stages.finish(job, recipe, trainer, results, named)
+    return trainer
+
+
+def score(models: dict[str, tuple[str, SentenceTransformer]], job: Job, recipe: TokenizerRecipe) -> list[ModelRow]:
+    """The table's rows: teacher, student and itself before training, with size, speed and what their tokenizers do."""
+    from hf_distill.evaluation.score_cache import shared_scores
+    from hf_distill.evaluation.suite import add_speed, add_tokenizers, score_models
+    from hf_distill.trainers.tokenizer_materials import measured_texts, speed_texts
+
+    tasks = {"validation": ["stsb_tr"], "test": recipe.tasks}
+    kept = {"cache": shared_scores(job.folder), "mteb_folder": job.folder / "mteb"}
+    rows = score_models(models, tasks, stsb_tr_folder=recipe.stsb_tr_folder, **kept)
+    texts = measured_texts(recipe)
+    if recipe.speed_rounds:
+        add_speed(rows, models, recipe.speed_rounds, speed_texts(texts))
+    names = {"teacher": recipe.teacher.rpartition("/")[2], "student": job.tokenizer, "untrained": job.tokenizer}
+    add_tokenizers(rows, models, texts, names)
+    return list(rows.values())
+
+
+def parse(arguments: list[str]) -> tuple[TokenizerRecipe, EmbeddingDistillConfig]:
+    """Reads YAML and command line; without `--config` the default recipe."""
+    from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+    from hf_distill.trainers.recipe_arguments import parse_arguments
+    from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
+
+    return parse_arguments((TokenizerRecipe, EmbeddingDistillConfig), arguments, __doc__, DEFAULT_CONFIG)
+
+
+if __name__ == "__main__":
+    from hf_distill.hardware import use_all_cores
+
+    use_all_cores()
+    try:
+        main(*parse(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("Stopped. The same command skips what is finished and goes on from there.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")

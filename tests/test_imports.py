@@ -22,6 +22,7 @@ PUBLIC = {
     "LiveTeacher",
     "MixerAlignmentTrainer",
     "TeacherCache",
+    "TeacherEnsemble",
     "__version__",
     "write_cache",
 }

@@ -24,6 +24,7 @@ from hf_distill.models.deltanet import HfdDeltaNetConfig, HfdDeltaNetModel
 
 STUDENTS = ("deltanet", "layers", "static")
 _INITS = ("teacher", "random")
+_DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
 _TOKENS_PER_BATCH = 2048
 _ROW_NORM = 0.5  # mean length of a row of a static table at the start
 
@@ -87,14 +88,16 @@ def _fresh(config: HfdDeltaNetConfig) -> dict[str, Any]:
 
 
 def _shallow(encoder: PreTrainedModel, layers: list[int], init: str) -> PreTrainedModel:
-    """A copy of the encoder with the given layers only."""
+    """A copy of the encoder with the given layers only, without dropout: its target is the same at every step."""
     config = copy.deepcopy(encoder.config)
     config.num_hidden_layers = len(layers)
-    if init == "random":
-        return type(encoder)(config)
-    student = copy.deepcopy(encoder)
-    student.encoder.layer = nn.ModuleList(student.encoder.layer[i] for i in layers)
-    student.config = config
+    for name in _DROPOUTS & config.to_dict().keys():
+        setattr(config, name, 0.0)
+    student = type(encoder)(config)
+    if init == "teacher":
+        chosen = copy.deepcopy(encoder)
+        chosen.encoder.layer = torch.nn.ModuleList(chosen.encoder.layer[i] for i in layers)
+        student.load_state_dict(chosen.state_dict())
     return student
 
 
@@ -142,7 +145,9 @@ def _static(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dim: i
     if not 1 <= dim <= encoder.config.hidden_size:
         raise ValueError(f"static_dim={dim} must lie between 1 and the source's width {encoder.config.hidden_size}.")
     weights = (
-        torch.randn(rows, dim) * (_ROW_NORM / dim**0.5) if init == "random" else _token_vectors(encoder.eval(), tokenizer, rows, dim)
+        torch.randn(rows, dim) * (_ROW_NORM / dim**0.5)
+        if init == "random"
+        else _token_vectors(encoder.eval(), tokenizer, rows, dim)
     )
     table = StaticEmbedding(copy.deepcopy(tokenizer.backend_tokenizer), embedding_weights=weights)
     return SentenceTransformer(modules=[table, Normalize()], device="cpu")

@@ -68,7 +68,7 @@ class TeacherSource:
         column: The teacher column of the data, or `None`.
         hidden_layers: Teacher layer (from 0) of each student layer; empty without the hidden term.
         hidden_width: Width of its hidden states, or `None`.
-        needs_texts: Whether a live teacher needs the strings, because its tokenizer differs.
+        needs_texts: Whether a live teacher needs the strings, because its tokenizer differs or it puts a prompt before them.
 
     Raises:
         ValueError: If the terms ask for what this teacher or student cannot give; the message names the fix.
@@ -101,7 +101,7 @@ class TeacherSource:
         if terms & {"cosine", "l2"} and args.embedding_projection == "none":
             self._student_width = model.get_embedding_dimension()
         self._same_tokenizer = (self.live is not None or "hidden" in terms) and self._share_tokenizer(model)
-        self.needs_texts = self.live is not None and not self._same_tokenizer
+        self.needs_texts = self.live is not None and bool(not self._same_tokenizer or self.live.prompt)
         if "hidden" in terms:
             self._plan_hidden(model, args)
 
@@ -169,6 +169,11 @@ class TeacherSource:
             raise ValueError(
                 "hidden_weight > 0 compares token by token, but student and teacher have different tokenizers. Give the "
                 "student the teacher's tokenizer, or set hidden_weight=0."
+            )
+        if self.live is not None and self.live.prompt:
+            raise ValueError(
+                f"hidden_weight > 0 compares token by token, but the teacher puts {self.live.prompt!r} before every "
+                "text. Pass LiveTeacher(..., prompt=''), or set hidden_weight=0."
             )
         stored = self.cache.spec.hidden_layers if self.cache is not None else ()
         if self.cache is not None and not stored:

@@ -98,11 +98,14 @@ class TokenizerRecipe:
     random_shape: str | None = field(
         default=None, metadata={"help": "Backbone whose shape the random students have. Default: the last one."}
     )
-    strategy: str = field(default="mean", metadata={"help": f"How token vectors are composed: {', '.join(STRATEGIES)}."})
+    strategy: str = field(
+        default="mean", metadata={"help": f"How token vectors are composed: {', '.join(STRATEGIES)}."}
+    )
     only: list[str] | None = field(default=None, metadata={"help": "Names of students to train. Default: all."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds of every student. Default: --seed."})
     corpus: str | None = field(
-        default=None, metadata={"help": "Encoded corpus: a folder or an id on the Hub. Default: encode OUTPUT_DIR/corpus."}
+        default=None,
+        metadata={"help": "Encoded corpus: a folder or an id on the Hub. Default: encode OUTPUT_DIR/corpus."},
     )
     sources: dict | str | None = field(
         default=None, metadata={"help": 'Text of the corpus and of "train": sources by weight, such as {"kenet": 3}.'}

@@ -10,47 +10,33 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from torch import nn
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from hf_distill.data.bpe import NOTE_NAME, describe_texts, save_tokenizer, train_bpe
-from hf_distill.data.corpus_manifest import CORPUS_NAME, CorpusManifest
-from hf_distill.data.encoded_corpus import (
-    TEACHER_EMBEDDING,
-    corpus_texts,
-    encode_corpus,
-    load_encoded_corpus,
-    load_tokenizer,
-)
+from hf_distill.data.encoded_corpus import TEACHER_EMBEDDING
 from hf_distill.data.model_pruning import prune_model
-from hf_distill.data.overlap import OverlapReport, remove_overlap
-from hf_distill.data.stsb_tr import load_stsb_tr
+from hf_distill.data.token_ids import IDS_SUFFIX
 from hf_distill.data.tokenizers import SurgeryReport, swap_tokenizer
+from hf_distill.evaluation.checkpoints import MODEL_FOLDER
+from hf_distill.evaluation.paired import write_pair_scores
+from hf_distill.evaluation.report import write_report
+from hf_distill.evaluation.results import Results
+from hf_distill.evaluation.score_cache import shared_scores
 from hf_distill.evaluation.suite import check_data, parse_tasks
-from hf_distill.evaluation.training_summary import Origin, TextSource, public_name
-from hf_distill.evaluation.turkish import held_out_turkish, tokenizer_texts
-from hf_distill.teachers.encoders import EmbedFunction
-from hf_distill.teachers.ensemble import TeacherEnsemble
-from hf_distill.teachers.live import LiveTeacher
-from hf_distill.teachers.manifest import TeacherSpec
-from hf_distill.teachers.named import named_teacher
-from hf_distill.teachers.writer import process_state, write_cache
+from hf_distill.evaluation.training_summary import TrainingSummary
+from hf_distill.evaluation.turkish import turkish_evaluators
+from hf_distill.teachers.live import load_teacher
+from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.students import wrap_encoder
-from hf_distill.trainers.tokenizer_recipe import CORPUS, RECIPE_FILE, TRAIN, Job, TokenizerRecipe, describe_job
-from hf_distill.trainers.training_summary import describe_origin
-
-logger = logging.get_logger(__name__)
-
-_SPEED_TEXTS = 120
+from hf_distill.trainers.tokenizer_materials import Materials
+from hf_distill.trainers.tokenizer_recipe import RECIPE_FILE, Job, TokenizerRecipe, describe_job
+from hf_distill.trainers.training_summary import describe_origin, stage_of, summarise_tokenizer_student
 
 
 def open_experiment(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> list[Job]:
@@ -70,7 +56,9 @@ def open_experiment(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> li
         ConnectionError: If STSb-TR is to come from the Hub, and that cannot be reached.
     """
     if args.push_to_hub:
-        raise ValueError("--push_to_hub names one model, and these are several: push each with recipes/push_student.py.")
+        raise ValueError(
+            "--push_to_hub names one model, and these are several: push each with recipes/push_student.py."
+        )
     folder, jobs = Path(args.output_dir), recipe.jobs(args)
     asked = {folder: recipe.shared(args.seed)} | {job.folder: describe_job(job, recipe, args) for job in jobs}
     for place, request in asked.items():
@@ -112,154 +100,23 @@ def check_evaluation(recipe: TokenizerRecipe) -> None:
             raise type(error)(f"{error} The option is --stsb_tr_folder FOLDER.") from error
 
 
-def held_out_texts(recipe: TokenizerRecipe) -> list[str]:
-    """What neither tokenizers nor students may see: STSb-TR, and the held-out glosses where they are a task."""
-    if "bitext" in recipe.tasks:
-        return held_out_turkish(recipe.stsb_tr_folder)
-    return [text for split in ("validation", "test") for text in _stsb_texts(recipe, split)]
+def new_student(job: Job, recipe: TokenizerRecipe, materials: Materials) -> tuple[SentenceTransformer, SurgeryReport]:
+    """A student before any step: a model with another tokenizer, or its shape with random weights.
 
-
-def measured_texts(recipe: TokenizerRecipe) -> list[str]:
-    """What tokenizers are measured on: held-out Turkish of all kinds, or without the glosses STSb-TR's validation."""
-    if "bitext" in recipe.tasks:
-        return tokenizer_texts(recipe.stsb_tr_folder)
-    return list(dict.fromkeys(_stsb_texts(recipe, "validation")))
-
-
-def speed_texts(texts: Sequence[str]) -> list[str]:
-    """Some texts of all lengths, for the measurement of speed."""
-    return sorted(texts, key=len)[:: -(-len(texts) // _SPEED_TEXTS)]
-
-
-def _stsb_texts(recipe: TokenizerRecipe, split: str) -> list[str]:
-    """The sentences of a split of STSb-TR."""
-    pairs = load_stsb_tr(split, recipe.stsb_tr_folder)
-    return [*pairs["sentence1"], *pairs["sentence2"]]
-
-
-def prepare_tokenizers(
-    recipe: TokenizerRecipe, args: EmbeddingDistillConfig, held_out: Sequence[str]
-) -> dict[str, PreTrainedTokenizerBase]:
-    """Loads the tokenizers; one that is to be made is made once, in a folder of its name.
-
-    Args:
-        recipe: The tokenizers, and the text of one that is made.
-        args: Folder and seed.
-        held_out: Evaluation text, which it does not see.
-
-    Returns:
-        The tokenizers by name.
-
-    Raises:
-        FileNotFoundError: If one is missing.
-        ConnectionError: If one is neither a folder nor to be had from the Hub.
-        ImportError: If the package of the MFT tokenizer is missing.
-    """
-    code = recipe.trust_remote_code
-    found = {name: load_tokenizer(p, trust_remote_code=code) for name, p in recipe.tokenizers.items() if p != TRAIN}
-    for name in recipe.tokenizers.keys() - found.keys():
-        folder = Path(args.output_dir) / name
-        with process_state().main_process_first():
-            if not (folder / NOTE_NAME).is_file():  # which is written last
-                texts, rows, _ = corpus_texts(recipe.sources, recipe.tokenizer_texts, args.seed, held_out)
-                tokenizer = train_bpe(texts, recipe.vocab_size, progress=not args.disable_tqdm)
-                made = {"sources": rows, "seed": args.seed, **describe_texts(texts)}
-                save_tokenizer(tokenizer, folder, made, overwrite=True)
-        found[name] = load_tokenizer(str(folder))
-    return {name: found[name] for name in recipe.tokenizers}
-
-
-def prepare_corpus(
-    recipe: TokenizerRecipe,
-    args: EmbeddingDistillConfig,
-    tokenizers: dict[str, PreTrainedTokenizerBase],
-    held_out: Sequence[str],
-) -> tuple[Dataset, OverlapReport, list[TextSource]]:
-    """The encoded corpus: the given one, or `OUTPUT_DIR/corpus`, which is written if it is not there.
-
-    Args:
-        recipe: Corpus, or its text and teachers.
-        args: Folder and seed.
-        tokenizers: Whose ids it holds.
-        held_out: Evaluation text; rows that overlap with it are left out.
-
-    Returns:
-        The data set, what was left out, and where the text comes from.
-
-    Raises:
-        ValueError: If a column is missing or is not what it should be; names it.
-        FileNotFoundError: If a source or the teacher is missing.
-    """
-    place = recipe.corpus or str(Path(args.output_dir) / CORPUS)
-    if recipe.corpus is None and not (Path(place) / CORPUS_NAME).is_file():
-        texts, rows, overlap = corpus_texts(recipe.sources, recipe.num_texts, args.seed, held_out)
-        teacher, spec = _teacher_of(recipe, texts, Path(args.output_dir) / "teacher_cache", not args.disable_tqdm)
-        origin = {"sources": rows, "seed": args.seed, "overlap_removed": overlap.removed}
-        options = {"max_tokens": recipe.max_tokens, "num_proc": recipe.num_proc, "progress": not args.disable_tqdm}
-        logger.warning(str(encode_corpus(texts, tokenizers, teacher, place, spec=spec, origin=origin, **options)))
-    dataset = load_encoded_corpus(place, tokenizers)
-    if recipe.corpus is not None and recipe.num_texts is not None:
-        dataset = dataset.select(range(min(recipe.num_texts, len(dataset))))
-    dataset, overlap = remove_overlap(dataset, "text", held_out)
-    if recipe.corpus is not None:
-        hub_id = None if Path(place).is_dir() else place
-        return dataset, overlap, [TextSource(public_name(place), len(dataset), hub_id=hub_id)]
-    origin = CorpusManifest.load(place).origin
-    overlap.removed += origin["overlap_removed"]
-    return dataset, overlap, [TextSource(name, count) for name, count in origin["sources"].items()]
-
-
-def _teacher_of(
-    recipe: TokenizerRecipe, texts: Sequence[str], caches: Path, progress: bool
-) -> tuple[LiveTeacher | EmbedFunction | TeacherEnsemble, TeacherSpec | None]:
-    """Who embeds the corpus: one teacher, or the ensemble of several, whose caches are written first."""
-    if not recipe.teachers:
-        return named_teacher(recipe.teacher, prompt=recipe.prompt, trust_remote_code=recipe.trust_remote_code)
-    members = []
-    for name, entry in recipe.teachers.items():
-        prompt, code = entry.get("prompt"), recipe.trust_remote_code
-        teacher, spec = named_teacher(entry["model"], label=name, prompt=prompt, trust_remote_code=code)
-        members.append(write_cache(texts, teacher, caches, spec=spec, progress=progress, overwrite=True))
-    entries, routes, weights = list(recipe.teachers.values()), None, None
-    if recipe.ensemble == "route":
-        routes = [_route(len(text.split()), [entry.get("min_words", 0) for entry in entries]) for text in texts]
-    elif any("weight" in entry for entry in entries):
-        weights = [entry.get("weight", 1.0) for entry in entries]
-    options = {"weights": weights, "routes": routes, "dim": recipe.teacher_dim, "fit_rows": range(len(texts))}
-    return TeacherEnsemble(members, recipe.ensemble, **options), None
-
-
-def _route(words: int, from_words: Sequence[int]) -> int:
-    """The teacher with the highest bound that a text of so many words reaches; the first where it reaches none."""
-    reached = [member for member, bound in enumerate(from_words) if words >= bound]
-    return max(reached, key=lambda member: from_words[member], default=0)
-
-
-def job_arguments(job: Job, args: EmbeddingDistillConfig) -> EmbeddingDistillConfig:
-    """The arguments of one run: its folder, its seed and its columns."""
-    mine = copy.copy(args)
-    mine.output_dir, mine.seed = str(job.folder), job.seed
-    mine.ids_column, mine.teacher_column = f"{job.tokenizer}_input_ids", TEACHER_EMBEDDING
-    return mine
-
-
-def new_student(
-    job: Job, recipe: TokenizerRecipe, source: SentenceTransformer, tokenizer: PreTrainedTokenizerBase
-) -> tuple[SentenceTransformer, SurgeryReport]:
-    """A student before any step: the source with another tokenizer, or its shape with random weights.
-
-    What comes after the encoder (pooling, dense layers, normalisation) is the source's; dense layers of a random student
+    What comes after the encoder (pooling, dense layers, normalisation) is the model's; dense layers of a random student
     are random, too. Parameters are float32.
 
     Args:
         job: Which one.
-        recipe: How token vectors are composed.
-        source: Whose weights or shape it takes.
-        tokenizer: Its tokenizer.
+        recipe: How its token vectors are composed.
+        materials: Tokenizers, and models that are loaded already; one that is not is added.
 
     Returns:
         The student, and how its token vectors were made.
     """
+    if job.model not in materials.models:
+        materials.models[job.model] = load_teacher(job.model, trust_remote_code=recipe.trust_remote_code)
+    source, tokenizer = materials.models[job.model], materials.tokenizers[job.tokenizer]
     encoder = prune_model(source[0].auto_model, num_layers=job.num_layers)
     options = {"strategy": recipe.strategy, "init": "random" if job.random else "source", "seed": job.seed}
     encoder, report = swap_tokenizer(encoder, source.tokenizer, tokenizer, **options)
@@ -267,41 +124,107 @@ def new_student(
     if job.random:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(job.seed)
-            for module in nn.ModuleList(head).modules():
+            for module in nn.ModuleList(head).cpu().modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
     return wrap_encoder(encoder.float().cpu(), tokenizer, source.get_max_seq_length(), head), report
 
 
-def origin_of(job: Job, source: SentenceTransformer) -> Origin | None:
-    """Whose weights a student started with: some layers of a model are another source than all of them."""
-    if job.random:
-        return None
-    origin = describe_origin(job.model, source)
-    if job.num_layers is None:
-        return origin
-    layers = source[0].auto_model.config.num_hidden_layers
-    note = f"{job.num_layers} of the {layers} layers of {origin.name}"
-    return replace(origin, name=f"{origin.name}-{job.num_layers}layers", on_hub=False, note=note)
+def job_arguments(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> EmbeddingDistillConfig:
+    """The arguments of one run, its folder, seed and columns; `recipe.json` in the folder says what it is.
+
+    Args:
+        job: The run.
+        recipe: What it belongs to.
+        args: The arguments that all runs share.
+
+    Returns:
+        A copy.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    request = json.dumps(describe_job(job, recipe, args), indent=2) + "\n"
+    (job.folder / RECIPE_FILE).write_text(request, encoding="utf-8")
+    mine = copy.copy(args)
+    mine.output_dir, mine.seed = str(job.folder), job.seed
+    mine.ids_column, mine.teacher_column = job.tokenizer + IDS_SUFFIX, TEACHER_EMBEDDING
+    return mine
 
 
-def drop_checkpoints(folders: Iterable[Path]) -> None:
-    """Removes the checkpoints of runs that need them no more."""
-    for folder in folders:
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+def notes(recipe: TokenizerRecipe, materials: Materials) -> list[str]:
+    """What a reader of a run must know about the experiment."""
+    found = [recipe.note] if recipe.note else []
+    if recipe.teachers:
+        names = ", ".join(recipe.teachers)
+        found.append(f"Taught by several: {recipe.ensemble} of {names}. The teacher's row is {recipe.teacher} alone.")
+    return [*found, str(materials.overlap)]
+
+
+def summarise(
+    job: Job, recipe: TokenizerRecipe, materials: Materials, trainer: EmbeddingDistillTrainer
+) -> TrainingSummary:
+    """How a student came about.
+
+    Args:
+        job: The run.
+        recipe: Who taught.
+        materials: On what.
+        trainer: Its trainer, after `train()`.
+
+    Returns:
+        The summary. Some layers of a model are another source of weights than all of them, and are named so.
+    """
+    teacher, start = describe_origin(recipe.teacher, materials.teacher), None
+    if not job.random:
+        source = materials.models[job.model]
+        start = describe_origin(job.model, source)
+        if job.num_layers is not None:
+            note = f"{job.num_layers} of its {source[0].auto_model.config.num_hidden_layers} layers"
+            start = replace(start, name=f"{start.name}-{job.num_layers}layers", on_hub=False, note=note)
+    return summarise_tokenizer_student(
+        trainer,
+        teacher,
+        start,
+        job.tokenizer,
+        materials.sources,
+        materials.overlap,
+        [stage_of("distillation", trainer)],
+        recipe.languages or (),
+    )
+
+
+def finish(
+    job: Job,
+    recipe: TokenizerRecipe,
+    trainer: EmbeddingDistillTrainer,
+    results: Results,
+    models: Mapping[str, tuple[str, SentenceTransformer]],
+) -> None:
+    """Saves model, report and, last, the similarities of the test pairs, which mark the run as finished.
+
+    Args:
+        job: The run.
+        recipe: Whether its checkpoints stay.
+        trainer: Its trainer.
+        results: What was measured.
+        models: Role to (name, model), as they were scored.
+    """
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    trainer.model.save(str(job.folder / MODEL_FOLDER))
+    write_report(results, job.folder, trainer.state.log_history)
+    pairs = turkish_evaluators(["stsb_tr"], "test", "float32", recipe.stsb_tr_folder)["stsb_tr"]
+    write_pair_scores(job.folder, models, pairs, shared_scores(job.folder))
+    for checkpoint in () if recipe.keep_checkpoints else job.folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 __all__ = [
     "check_evaluation",
-    "drop_checkpoints",
-    "held_out_texts",
+    "finish",
     "job_arguments",
-    "measured_texts",
     "new_student",
+    "notes",
     "open_experiment",
-    "origin_of",
-    "prepare_corpus",
-    "prepare_tokenizers",
-    "speed_texts",
+    "summarise",
 ]

@@ -176,7 +176,7 @@ class TrainingData:
             raise ValueError(f"prompts is set, but {column!r} is tokenised already: put the prompt into the ids.")
         if column not in dataset.column_names and self.source.needs_texts:
             raise ValueError(
-                "The live teacher has another tokenizer than the student, so it needs the text column "
+                "The live teacher has another tokenizer than the student, or a prompt, so it needs the text column "
                 f"{'text' if args.ids_column else column!r} beside {ids!r}."
             )
         dataset = tokenize_columns(

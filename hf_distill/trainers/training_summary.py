@@ -149,7 +149,9 @@ def describe_origin(name: str, model: SentenceTransformer, revision: str | None 
         sha256 = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
         return Origin(public_name(folder), None, license_, sha256, on_hub=False, note=note)
     commit = _cached_commit(name, revision)
-    sha256 = PACKAGED[name].sha256 if commit is None and name in PACKAGED else None
+    packaged = PACKAGED.get(name) if commit is None else None
+    sha256 = None if packaged is None else packaged.sha256
+    note = "; ".join(part for part in ("" if packaged is None else packaged.note, note) if part)
     return Origin(name, commit or revision, license_, sha256, on_hub=True, note=note)
 
 

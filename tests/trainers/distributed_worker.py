@@ -45,7 +45,7 @@ def build(spec: dict, callbacks: list) -> EmbeddingDistillTrainer:
 
 def main() -> None:
     """Trains, with an interruption if asked for one, and writes the result."""
-    faulthandler.dump_traceback_later(90, exit=True)
+    faulthandler.dump_traceback_later(240, exit=True)
     torch.set_num_threads(1)
     spec = json.loads(Path(sys.argv[1]).read_text())
     if "kill_at" in spec:

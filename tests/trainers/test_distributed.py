@@ -25,7 +25,7 @@ def run_worker(processes: int, arguments: dict, folder: Path) -> dict:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(WORKER.parents[2])}
     spec = folder / "spec.json"
     spec.write_text(json.dumps({**arguments, "folder": str(folder)}))
-    done = subprocess.run([*command, str(WORKER), str(spec)], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, str(WORKER), str(spec)], env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [load_file(folder / f"rank-{rank}.safetensors") for rank in range(processes)]
     return {"ranks": ranks, **json.loads((folder / "result.json").read_text())}

@@ -174,6 +174,27 @@ def test_rows_that_are_too_long_are_dropped_with_their_vectors(make_trainer, swa
     assert 0 < len(texts.train_dataset) < len(encoded)
 
 
+def test_the_turkish_tokenizer_trains(make_trainer, tiny_sentence_transformer):
+    """The published corpora's ids: padding is id 5, and id 0 marks a capital letter in almost every row."""
+    pytest.importorskip("turkish_tokenizer", reason="pip install turkish-tokenizer==0.2.26")
+    from hf_distill.models.mft.tokenization_mft import HfdMftTokenizer
+
+    model = SentenceTransformer(tiny_sentence_transformer, device="cpu")
+    model[0].auto_model.resize_token_embeddings(32_768)
+    model[0].processor = tokenizer = HfdMftTokenizer(model_max_length=64)
+    texts = ["Kitapları okudum.", "Evler yeni.", "Bugün hava çok güzel, denize gidelim.", "Kalem masada."]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    data = Dataset.from_dict({"text": texts, "mft_input_ids": ids, "v": np.eye(4, 32).tolist()})
+    fields = {"ids_column": "mft_input_ids", "teacher_column": "v", "teacher": None, "max_steps": 2}
+    trainer = make_trainer(student=model, data=data, **fields)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert set(batch["input_ids"][batch["attention_mask"] == 0].tolist()) == {PAD}
+    assert all(row[0] == 0 for row in ids)
+    trainer.train()
+    assert losses(trainer)[1] < losses(trainer)[0]
+    assert model.encode(texts).shape == (4, 32)
+
+
 def changed(dataset: Dataset, column: str, row: int, value) -> Dataset:
     """The data set with one cell replaced."""
     values = dataset[column][:]
