@@ -29,7 +29,7 @@ _POOLS = {
             *("verb.body", "verb.change", "verb.communication", "verb.competition", "verb.consumption"),
             *("verb.contact", "verb.creation", "verb.motion", "verb.perception", "verb.possession"),
         ),
-        8,
+        2,
     ),
     "quality": (("adj.all",), 20),
 }
@@ -75,13 +75,15 @@ def _pools() -> dict[str, _Pool]:
                 fields[lemma][synset.lexname] += 2 if rank == 0 else 1
     pools = {}
     for name, (wanted, min_count) in _POOLS.items():
-        words = [
-            lemma
-            for lemma, found in fields.items()
-            if counts[lemma] >= min_count and 2 * sum(found[field] for field in wanted) >= found.total()
-        ]
-        weights = accumulate(min(counts[word], _MAX_COUNT) ** _FREQUENCY_POWER for word in words)
-        pools[name] = _Pool(words, list(weights))
+        uses = {}
+        for lemma, found in fields.items():
+            if name == "action":  # most verbs are nouns too ("walk"): only the participle tells how often one is meant
+                found = Counter({field: count for field, count in found.items() if field.startswith("verb.")})
+            count = counts[participle(lemma) if name == "action" else lemma]
+            meant = sum(found[field] for field in wanted)  # a quarter is enough: everyday words mean many things
+            if count >= min_count and meant and 4 * meant >= found.total():
+                uses[lemma] = min(count, _MAX_COUNT) ** _FREQUENCY_POWER
+        pools[name] = _Pool(list(uses), list(accumulate(uses.values())))
     return pools
 
 

@@ -146,6 +146,7 @@ def job_arguments(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfi
     (job.folder / RECIPE_FILE).write_text(request, encoding="utf-8")
     mine = copy.copy(args)
     mine.output_dir, mine.seed = str(job.folder), job.seed
+    mine.include_num_input_tokens_seen = "non_padding"  # no command line can say it: the field is a truth value there
     mine.ids_column, mine.teacher_column = job.tokenizer + IDS_SUFFIX, TEACHER_EMBEDDING
     return mine
 

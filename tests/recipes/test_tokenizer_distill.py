@@ -101,7 +101,6 @@ def config(
         "bf16": False,
         "disable_tqdm": True,
         "report_to": "none",
-        "include_num_input_tokens_seen": "non_padding",
         "eval_strategy": "steps",
         "eval_steps": 3,
         "eval_on_start": True,
@@ -136,7 +135,6 @@ def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_table_has_every_student(finished: Path) -> None:
     table = (finished / "tokenizers.md").read_text(encoding="utf-8")
-    assert {*STUDENTS, "tiny"} - {"tiny"}
     values = json.loads((finished / "tokenizers.json").read_text(encoding="utf-8"))
     teacher = Path(values["teacher"]["name"]).name
     names = {f"{t}-{s}" for t in ("mft", "tabi") for s in (teacher, f"{teacher}-1layers", "random-init")}

@@ -12,7 +12,7 @@ import pytest
 
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.manifest import TeacherSpec
-from hf_distill.teachers.projection import project_cache
+from hf_distill.teachers.projection import project_cache, rotate_towards
 from hf_distill.teachers.writer import write_cache
 
 
@@ -50,6 +50,22 @@ def test_pca_is_the_best_of_its_width(cache: TeacherCache) -> None:
     assert projected.projection.retained_energy > project_cache(cache, 3, "truncate").projection.retained_energy
     peaks = np.abs(projected.matrix).argmax(axis=1)
     assert (projected.matrix[np.arange(3), peaks] > 0).all()
+
+
+def test_rotation_finds_the_space_of_a_student(cache: TeacherCache) -> None:
+    projected, rows = project_cache(cache, 6), np.arange(0, 64, 2)
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((6, 6)))[0]
+    rotated = rotate_towards(projected, projected.embeddings(rows) @ turn, rows)
+    everything = np.arange(64)
+    np.testing.assert_allclose(rotated.embeddings(everything), projected.embeddings(everything) @ turn, atol=1e-5)
+    np.testing.assert_allclose(rotated.matrix @ rotated.matrix.T, np.eye(6), atol=1e-6)
+    reopened = TeacherCache.open(cache.path).manifest.projections
+    assert {info.method for info in reopened} == {"pca", "pca_rotated"}
+
+
+def test_rotation_wants_one_vector_a_row(cache: TeacherCache) -> None:
+    with pytest.raises(ValueError, match="are needed: one a row"):
+        rotate_towards(project_cache(cache, 6), np.zeros((3, 5)), [0, 1, 2])
 
 
 def test_truncation(cache: TeacherCache) -> None:

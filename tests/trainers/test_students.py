@@ -46,6 +46,13 @@ def test_all_layers_are_the_source_itself(source: SentenceTransformer) -> None:
     np.testing.assert_allclose(student.encode(TEXTS), source.encode(TEXTS), atol=1e-6)
 
 
+def test_shallow_student_has_no_dropout(source: SentenceTransformer) -> None:
+    student = build_student("layers", source, num_layers=1).train()
+    features = student.preprocess(["a text"])
+    first, second = (student(dict(features))["sentence_embedding"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_shallow_student_leaves_the_source_alone(source: SentenceTransformer) -> None:
     student = build_student("layers", source, num_layers=1)
     assert len(student[0].auto_model.encoder.layer) == 1 == student[0].auto_model.config.num_hidden_layers
