@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_distill.data.model_pruning import spaced_layers
 from hf_distill.losses.hidden import pca_projection
@@ -24,7 +24,7 @@ from hf_distill.models.deltanet import HfdDeltaNetConfig, HfdDeltaNetModel
 
 STUDENTS = ("deltanet", "layers", "static")
 _INITS = ("teacher", "random")
-_DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
+_DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout"}
 _TOKENS_PER_BATCH = 2048
 _ROW_NORM = 0.5  # mean length of a row of a static table at the start
 
@@ -89,16 +89,28 @@ def _fresh(config: HfdDeltaNetConfig) -> dict[str, Any]:
 
 def _shallow(encoder: PreTrainedModel, layers: list[int], init: str) -> PreTrainedModel:
     """A copy of the encoder with the given layers only, without dropout: its target is the same at every step."""
-    config = copy.deepcopy(encoder.config)
+    config = without_dropout(copy.deepcopy(encoder.config))
     config.num_hidden_layers = len(layers)
-    for name in _DROPOUTS & config.to_dict().keys():
-        setattr(config, name, 0.0)
     student = type(encoder)(config)
     if init == "teacher":
         chosen = copy.deepcopy(encoder)
         chosen.encoder.layer = torch.nn.ModuleList(chosen.encoder.layer[i] for i in layers)
         student.load_state_dict(chosen.state_dict())
     return student
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """Sets all dropout of a configuration to 0, in place: a student's target is the same at every step.
+
+    Args:
+        config: The configuration of a model that is made, or loaded, after this.
+
+    Returns:
+        The same configuration.
+    """
+    for name in _DROPOUTS & config.to_dict().keys():
+        setattr(config, name, 0.0)
+    return config
 
 
 def wrap_encoder(
@@ -171,4 +183,4 @@ def _token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     return weights * (_ROW_NORM / weights.norm(dim=-1).mean())
 
 
-__all__ = ["STUDENTS", "build_student", "spaced_layers", "wrap_encoder"]
+__all__ = ["STUDENTS", "build_student", "spaced_layers", "without_dropout", "wrap_encoder"]

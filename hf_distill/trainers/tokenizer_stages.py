@@ -33,7 +33,7 @@ from hf_distill.evaluation.turkish import turkish_evaluators
 from hf_distill.teachers.live import load_teacher
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
-from hf_distill.trainers.students import wrap_encoder
+from hf_distill.trainers.students import without_dropout, wrap_encoder
 from hf_distill.trainers.tokenizer_materials import Materials
 from hf_distill.trainers.tokenizer_recipe import RECIPE_FILE, Job, TokenizerRecipe, describe_job
 from hf_distill.trainers.training_summary import describe_origin, stage_of, summarise_tokenizer_student
@@ -127,6 +127,7 @@ def new_student(job: Job, recipe: TokenizerRecipe, materials: Materials) -> tupl
             for module in nn.ModuleList(head).cpu().modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
+    without_dropout(encoder.config)
     return wrap_encoder(encoder.float().cpu(), tokenizer, source.get_max_seq_length(), head), report
 
 

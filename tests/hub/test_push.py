@@ -195,11 +195,11 @@ def test_permission_is_asked_for_before_the_work(client: HubClient, shared_hub: 
 
 def test_a_repository_of_somebody_else(client: HubClient, shared_hub: LoopbackHub, folder: Path) -> None:
     shared_hub.add_repo("other/theirs", {"a.txt": b"a"})
-    shared_hub.add_repo("other/secret", {"a.txt": b"a"}, private=True)
+    shared_hub.add_repo("other/hidden", {"a.txt": b"a"}, private=True)
     error = client.error(upload, str(folder), "other/theirs")
     assert error.name == "PermissionError"
     assert "may not write there" in error.message
-    error = client.error(upload, str(folder), "other/secret")
+    error = client.error(upload, str(folder), "other/hidden")
     assert error.name == "FileNotFoundError"
     assert "does not exist on the Hub, or the token may not see it" in error.message
     assert "RevisionNotFound" not in error.message

@@ -52,11 +52,18 @@ def recipe() -> ModuleType:
     return module
 
 
+def pieces(sentence: str, length: int, step: int) -> list[str]:
+    """Runs of words; those of different sentences never overlap."""
+    words = sentence.split()
+    return [" ".join(words[start : start + length]) for start in range(0, len(words) - length + 1, step)]
+
+
 @pytest.fixture(scope="module")
 def stsb_tr(tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of STSb-TR's format and size, over few sentences, so that they are encoded in no time."""
     folder = tmp_path_factory.mktemp("stsb_tr")
-    for name, rows, texts in (("dev.tsv", 1500, tiny_texts[:12]), ("test.tsv", 1379, tiny_texts[12:24])):
+    texts = [text for sentence in tiny_texts[:4] for text in pieces(sentence, 7, 4)][:12]
+    for name, rows in (("dev.tsv", 1500), ("test.tsv", 1379)):
         lines = ["genre\tdataset\tyear\tsid\tscore\tsentence1\tsentence2"]
         for row in range(rows):
             first, second = texts[row % 12], texts[(row * 7 + row // 12) % 12]
@@ -77,7 +84,8 @@ def config(
     """Six tiny students; without the package of the MFT tokenizer another one takes its place."""
     folder = tmp_path_factory.mktemp("recipe")
     texts = folder / "texts.txt"
-    texts.write_text("\n".join(tiny_texts[24:]) + "\n", encoding="utf-8")
+    rows = [text for sentence in tiny_texts[4:12] for length in (5, 9, 12) for text in pieces(sentence, length, 3)]
+    texts.write_text("\n".join(rows) + "\n", encoding="utf-8")
     fields = {
         "note": "A tiny experiment.",
         "teacher": tiny_sentence_transformer,

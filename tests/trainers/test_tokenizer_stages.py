@@ -97,6 +97,7 @@ def test_a_dense_head_is_kept_and_random_in_the_control(
     tiny_bert: str,
     tiny_sentence_transformer,
 ) -> None:
+    torch.manual_seed(1234)  # another seed than that of the runs
     model = SentenceTransformer(
         modules=[Transformer(tiny_bert, max_seq_length=64), Pooling(32, "mean"), Dense(32, 16), Normalize()],
         device="cpu",
