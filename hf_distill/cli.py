@@ -31,6 +31,7 @@ examples:
   hf-distill embedding_distill -h                      what a recipe does, its configs, how to launch it
   hf-distill embedding_distill --help                  the same and every field it takes
   hf-distill embedding_distill --config layers3_minilm --max_steps 100
+  hf-distill tokenizer_distill --stsb_tr_folder DIR    six students, two tokenizers, one table
   hf-distill embedding_distill --accelerate_config multi_gpu --num_processes 4
   hf-distill evaluate runs/deltanet_minilm --test      choose the best checkpoint, score it
   hf-distill report runs/deltanet_minilm               the run as one HTML page

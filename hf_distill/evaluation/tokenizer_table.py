@@ -239,6 +239,13 @@ def comparison_notes(comparison: TokenizerComparison) -> list[str]:
     runs = [run for student in students for run in student.runs.values()]
     several = any(len(student.runs) > 1 for student in students)
     chosen = sorted({run.results.selected_by for run in runs if run.results.selected_by})
+    retrieval = [
+        f"TR→EN: a Turkish gloss finds the English one of its synset among {CANDIDATES['test']:,} (chance: "
+        f"{100 / CANDIDATES['test']:.2f} %). The student embeds the Turkish, the teacher the English; with *own English* the "
+        "student both. No student is trained on these glosses."
+    ]
+    if not students[0].metric("student", _RECALL):
+        retrieval = []
     stats = students[0].stats
     notes = [
         f"P / S: Pearson and Spearman × 100 on the {len(runs[0].pairs.scores):,} pairs of STSb-TR's test split, read once "
@@ -246,9 +253,7 @@ def comparison_notes(comparison: TokenizerComparison) -> list[str]:
         "% of teacher: of its Pearson.",
         "± is the standard deviation over seeds." if several else "One seed a student: there is no spread over seeds.",
         "95 % intervals resample the test pairs, the same ones for both models, and the seeds.",
-        f"TR→EN: a Turkish gloss finds the English one of its synset among {CANDIDATES['test']:,} (chance: "
-        f"{100 / CANDIDATES['test']:.2f} %). The student embeds the Turkish, the teacher the English; with *own English* the "
-        "student both. No student is trained on these glosses.",
+        *retrieval,
         f"Tokens a word and lengths: {stats.texts:,} held-out Turkish texts of {stats.words:,} words; lengths with "
         "special tokens. Characters a second: one text after the other, one thread.",
         *_budget_notes(students),
