@@ -88,13 +88,16 @@ def test_resume_gives_the_same_bytes(
 
 PROCESS_JOB = """
 import sys
+from pathlib import Path
 import numpy as np
 from hf_distill.teachers.manifest import TeacherSpec
 from hf_distill.teachers.writer import process_state, write_cache
 embed = lambda texts: np.array([[len(text), ord(text[0]), ord(text[-1])] for text in texts])
 spec = TeacherSpec(teacher="shape", normalize=False)
 cache = write_cache(open(sys.argv[2]).read().splitlines(), embed, sys.argv[1], spec=spec, shard_rows=10, progress=False)
-print("process", process_state().process_index, "encoded", cache.report.rows, "of", len(cache))
+# A file a process: what two of them print at once comes out mixed.
+said = f"process {process_state().process_index} encoded {cache.report.rows} of {len(cache)}"
+Path(sys.argv[3], f"{process_state().process_index}.txt").write_text(said)
 """
 
 
@@ -106,19 +109,20 @@ def test_two_processes_share_the_work_and_give_the_same_bytes(tmp_path: Path, ti
         "one": [sys.executable],
         "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
     }
-    shown = {}
+    said = {}
     for name, command in launcher.items():
+        (spoken := tmp_path / f"{name}_said").mkdir()
         done = subprocess.run(
-            [*command, str(script), str(tmp_path / name), str(source)],
+            [*command, str(script), str(tmp_path / name), str(source), str(spoken)],
             capture_output=True,
             text=True,
             timeout=120,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         assert done.returncode == 0, done.stderr
-        shown[name] = sorted(line for line in done.stdout.splitlines() if line.startswith("process"))
-    assert shown["one"] == ["process 0 encoded 64 of 64"]
-    assert shown["two"] == ["process 0 encoded 34 of 64", "process 1 encoded 30 of 64"]
+        said[name] = [path.read_text() for path in sorted(spoken.iterdir())]
+    assert said["one"] == ["process 0 encoded 64 of 64"]
+    assert said["two"] == ["process 0 encoded 34 of 64", "process 1 encoded 30 of 64"]
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
 
 
