@@ -13,7 +13,6 @@ not computed again. The run then holds `model/`, `results.json`, `curves.png`, `
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,7 @@ class EvaluateConfig:
         default="stsb,int8,fidelity,retrieval,lexnames,modules",
         metadata={
             "help": "Tasks of the report: stsb,int8,embedding_int8,embedding_binary,fidelity,stsbenchmark,retrieval,"
-            "lexnames,modules, all of these, or names of mteb's tasks such as Banking77Classification."
+            "lexnames,modules, all of these; stsb_tr,bitext (Turkish); or names of mteb's tasks such as Banking77Classification."
         },
     )
     metric: str = field(default="stsb_spearman", metadata={"help": "Validation metric that chooses the checkpoint."})
@@ -48,6 +47,10 @@ class EvaluateConfig:
     test: bool = field(default=False, metadata={"help": "Read the test split, once, for the chosen checkpoint."})
     speed: bool = field(default=True, metadata={"help": "Measure size and speed."})
     dtype: str = field(default="auto", metadata={"help": "Precision on validation: auto, float32 or bfloat16."})
+    stsb_tr_folder: str | None = field(
+        default=None,
+        metadata={"help": "Folder with the files of STSb-TR, for the task stsb_tr. Default: from the Hub."},
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Allow a teacher with its own code on the Hub."})
 
     def __post_init__(self) -> None:
@@ -58,20 +61,6 @@ class EvaluateConfig:
             )
 
 
-def load_run_teacher(config: EvaluateConfig) -> tuple[str, SentenceTransformer] | None:
-    """Load the teacher that is named, or that the run's recipe names; its name is shown without local folders."""
-    from hf_distill.teachers.live import load_teacher
-
-    recipe = Path(config.run) / "recipe.json"
-    name = config.teacher
-    if name is None and recipe.is_file():
-        name = json.loads(recipe.read_text(encoding="utf-8")).get("teacher")
-    if name is None:
-        return None
-    shown = "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
-    return shown, load_teacher(name, trust_remote_code=config.trust_remote_code)
-
-
 def select(
     config: EvaluateConfig, teacher: tuple[str, SentenceTransformer] | None, cache: ScoreCache
 ) -> list[CheckpointScore]:
@@ -79,12 +68,20 @@ def select(
     from hf_distill.evaluation import suite
     from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint, publish_checkpoint
     from hf_distill.evaluation.results import CheckpointScore
+    from hf_distill.evaluation.turkish import TURKISH_TASKS, turkish_evaluators
 
     task, checkpoints, scores = suite.task_of(config.metric), choose_checkpoints(config.run, config.checkpoints), []
     fidelity = suite.make_fidelity(teacher[1], "validation", config.dtype) if teacher and task == "fidelity" else None
+    turkish = turkish_evaluators(
+        [task] if task in TURKISH_TASKS else [],
+        "validation",
+        config.dtype,
+        config.stsb_tr_folder,
+        teacher and teacher[1],
+    )
     for checkpoint in checkpoints:
         model = load_checkpoint(checkpoint.path)
-        metrics = suite.evaluate_model(model, [task], "validation", config.dtype, fidelity, cache)
+        metrics = suite.evaluate_model(model, [task], "validation", config.dtype, fidelity, cache, turkish=turkish)
         if config.metric not in metrics:
             raise ValueError(f"There is no metric {config.metric!r}; the task {task} has {', '.join(metrics)}.")
         scores.append(CheckpointScore(checkpoint.step, metrics))
@@ -98,23 +95,24 @@ def select(
 def score(config: EvaluateConfig) -> Results:
     """Choose the model on validation, then score it and the teacher in full."""
     from hf_distill.evaluation import suite
-    from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint
+    from hf_distill.evaluation.checkpoints import MODEL_FOLDER, choose_checkpoints, load_checkpoint, load_run_teacher
     from hf_distill.evaluation.results import RESULTS_FILE, Results, command_line
     from hf_distill.evaluation.score_cache import shared_scores
 
     tasks, run = suite.parse_tasks(config.tasks), Path(config.run)
     choose_checkpoints(run, config.checkpoints)  # what is wrong with the run is said before a teacher is loaded
     results = Results.read(run) if (run / RESULTS_FILE).is_file() else Results(run.resolve().name)
-    suite.check_data(tasks, "test" if config.test else "validation")
-    teacher = load_run_teacher(config)
+    splits = {"validation": [suite.task_of(config.metric)], "test": tasks} if config.test else {"validation": tasks}
+    for split, names in splits.items():
+        suite.check_data(names, split, config.stsb_tr_folder)
+    teacher = load_run_teacher(run, config.teacher, config.trust_remote_code)
     if teacher is None and "fidelity" in (*tasks, suite.task_of(config.metric)):
         raise ValueError("The task fidelity needs --teacher: the run's recipe.json names none. Or leave fidelity out.")
     cache = shared_scores(run)  # other seeds of this run have the same teacher
     scores = select(config, teacher, cache)
     student = load_checkpoint(run / MODEL_FOLDER)
     models = ({"teacher": teacher} if teacher else {}) | {"student": (run.resolve().name, student)}
-    splits = {"validation": [suite.task_of(config.metric)], "test": tasks} if config.test else {"validation": tasks}
-    rows = suite.score_models(models, splits, config.dtype, cache, run / "mteb")
+    rows = suite.score_models(models, splits, config.dtype, cache, run / "mteb", config.stsb_tr_folder)
     if config.speed:
         suite.add_speed(rows, models)
     for row in rows.values():

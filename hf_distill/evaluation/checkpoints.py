@@ -199,6 +199,31 @@ def choose_checkpoints(run: str | Path, which: str = "all") -> list[Checkpoint]:
     return chosen
 
 
+def load_run_teacher(
+    run: str | Path, name: str | None = None, trust_remote_code: bool = False
+) -> tuple[str, SentenceTransformer] | None:
+    """Load the teacher of a run, to compare its student with.
+
+    Args:
+        run (`str` or `Path`): the run's folder.
+        name (`str`, *optional*): id or folder of the teacher; the one that the run's `recipe.json` names by default.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): allow a teacher with its own code on the Hub.
+
+    Returns:
+        `tuple[str, SentenceTransformer]` or `None`: its name, shown without local folders, and the teacher; None where
+        the run names none.
+    """
+    from hf_distill.teachers.live import load_teacher  # seconds of imports, which a list of checkpoints can do without
+
+    recipe = Path(run) / "recipe.json"
+    if name is None and recipe.is_file():
+        name = json.loads(recipe.read_text(encoding="utf-8")).get("teacher")
+    if name is None:
+        return None
+    shown = "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
+    return shown, load_teacher(name, trust_remote_code=trust_remote_code)
+
+
 def load_checkpoint(path: str | Path, device: str | None = None) -> SentenceTransformer:
     """Load a student that this machine has trained; its own modelling code is run.
 

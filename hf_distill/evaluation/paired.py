@@ -83,7 +83,10 @@ class PairScores:
 
 
 def pair_similarities(
-    model: SentenceTransformer, evaluator: STSEvaluator, cache: ScoreCache | None = None
+    model: SentenceTransformer,
+    evaluator: STSEvaluator,
+    cache: ScoreCache | None = None,
+    fingerprint: str | None = None,
 ) -> np.ndarray:
     """Compute a model's similarities of an evaluator's pairs, or take them from a cache.
 
@@ -91,6 +94,7 @@ def pair_similarities(
         model (`SentenceTransformer`): the model.
         evaluator (`STSEvaluator`): the pairs.
         cache (`ScoreCache`, *optional*): where they are kept by the hash of the model.
+        fingerprint (`str`, *optional*): that hash, where it is known: a large vocabulary takes seconds.
 
     Returns:
         `np.ndarray`: float64 `(N,)`.
@@ -101,7 +105,7 @@ def pair_similarities(
         "task": f"{evaluator.name}_pairs",
         "split": evaluator.split or "",
         "dtype": best_dtype(model.device) if evaluator.dtype == "auto" else evaluator.dtype,
-        "model": model_fingerprint(model),
+        "model": fingerprint or model_fingerprint(model),
         "data": evaluator.digest(),
         "versions": library_versions(),
     }
@@ -116,6 +120,7 @@ def write_pair_scores(
     models: Mapping[str, tuple[str, SentenceTransformer]],
     evaluator: STSEvaluator,
     cache: ScoreCache | None = None,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Path:
     """Keep the similarities of a run's models with the run.
 
@@ -124,18 +129,21 @@ def write_pair_scores(
         models (`Mapping[str, tuple[str, SentenceTransformer]]`): role to (name, model), as for `score_models`.
         evaluator (`STSEvaluator`): the test pairs, in float32.
         cache (`ScoreCache`, *optional*): with the one that `score_models` had, nothing is computed again.
+        fingerprints (`Mapping[str, str]`, *optional*): role to the hash of the model, where it is known.
 
     Returns:
         `Path`: `similarities.json`.
     """
+    known = fingerprints or {role: model_fingerprint(model) for role, (_, model) in models.items()}
     return PairScores(
         task=evaluator.name,
         split=evaluator.split or "",
         scores=evaluator.scores.tolist(),
         similarities={
-            role: pair_similarities(model, evaluator, cache).tolist() for role, (_, model) in models.items()
+            role: pair_similarities(model, evaluator, cache, known[role]).tolist()
+            for role, (_, model) in models.items()
         },
-        fingerprints={role: model_fingerprint(model) for role, (_, model) in models.items()},
+        fingerprints={role: known[role] for role in models},
     ).write(folder)
 
 

@@ -152,6 +152,7 @@ def evaluate_model(
     cache: ScoreCache | None = None,
     mteb: tuple[str | Path, str] | None = None,
     turkish: Mapping[str, SentenceEvaluator] | None = None,
+    fingerprint: str | None = None,
 ) -> dict[str, float]:
     """Score a model on tasks.
 
@@ -167,6 +168,7 @@ def evaluate_model(
             those tasks are always computed in float32.
         turkish (`Mapping[str, SentenceEvaluator]`, *optional*): what `turkish_evaluators` made for this split; needed for
             the tasks `stsb_tr` and `bitext`.
+        fingerprint (`str`, *optional*): the hash of the model, where it is known: a large vocabulary takes seconds.
 
     Returns:
         `dict[str, float]`: `stsb_spearman`, `stsb_pearson`, `int8_spearman`, `embedding_int8_spearman`,
@@ -189,7 +191,7 @@ def evaluate_model(
         )
 
     metrics: dict[str, float] = {}
-    fingerprint = model_fingerprint(model) if cache else ""
+    fingerprint = fingerprint or (model_fingerprint(model) if cache else "")
     for group in _groups(names):
         if cache is None:
             metrics |= _measure(model, group, split, dtype, evaluators)
@@ -205,13 +207,13 @@ def evaluate_model(
         metrics |= cache.get_or_compute(key, partial(_measure, model, group, split, dtype, evaluators))
     if "stsb_tr" in names:  # the similarity of each pair is kept, not only the correlation: see paired.py
         scored = evaluators["stsb_tr"]
-        correlations = scored.correlations(pair_similarities(model, scored, cache))
+        correlations = scored.correlations(pair_similarities(model, scored, cache, fingerprint))
         metrics |= {f"stsb_tr_{metric}": value for metric, value in correlations.items()}
     local = [name for name in names if name in MTEB_TASKS]
     if local:
         from hf_distill.evaluation.tasks import run_tasks  # mteb takes seconds to import
 
-        metrics |= run_tasks(model, local, split=split, dtype=dtype, cache=cache)
+        metrics |= run_tasks(model, local, split, dtype, cache, fingerprint)
     if mteb_names(names):
         from hf_distill.evaluation.mteb_runs import run_mteb_tasks
 
@@ -306,7 +308,7 @@ def score_models(
             if mine:
                 mteb = None if mteb_folder is None else (mteb_folder, name)
                 rows[role].metrics[split] = evaluate_model(
-                    model, mine, split, precision, fidelity, cache, mteb, turkish
+                    model, mine, split, precision, fidelity, cache, mteb, turkish, rows[role].fingerprint
                 )
     return rows
 

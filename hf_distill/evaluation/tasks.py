@@ -247,6 +247,7 @@ def run_tasks(
     split: str = "test",
     dtype: str = "float32",
     cache: ScoreCache | None = None,
+    fingerprint: str | None = None,
 ) -> dict[str, float]:
     """Run mteb tasks on a model, offline.
 
@@ -257,6 +258,7 @@ def run_tasks(
         dtype (`str`, *optional*, defaults to `"float32"`): precision, see `encode_sorted`.
         cache (`ScoreCache`, *optional*): where scores are kept by the hash of the model, so that a teacher is scored
             once.
+        fingerprint (`str`, *optional*): that hash, where it is known.
 
     Returns:
         `dict[str, float]`: `stsbenchmark_spearman`, `stsbenchmark_pearson`, `retrieval_ndcg_at_10` (and one for each
@@ -273,7 +275,7 @@ def run_tasks(
     if unknown:
         raise ValueError(f"There is no task {', '.join(map(repr, unknown))}: choose among {', '.join(TASKS)}.")
     metrics: dict[str, float] = {}
-    fingerprint = model_fingerprint(model) if cache else ""
+    fingerprint = fingerprint or (model_fingerprint(model) if cache else "")
     for name in names:
         task = make_task(name, split)
 

@@ -216,7 +216,8 @@ def finish(
     trainer.model.save(str(job.folder / MODEL_FOLDER))
     write_report(results, job.folder, trainer.state.log_history)
     pairs = turkish_evaluators(["stsb_tr"], "test", "float32", recipe.stsb_tr_folder)["stsb_tr"]
-    write_pair_scores(job.folder, models, pairs, shared_scores(job.folder))
+    known = {row.role: row.fingerprint for row in results.rows}
+    write_pair_scores(job.folder, models, pairs, shared_scores(job.folder), known)
     for checkpoint in () if recipe.keep_checkpoints else job.folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 

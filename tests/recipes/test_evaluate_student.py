@@ -92,6 +92,32 @@ def test_choose_on_validation_without_reading_test(recipe, run, splits_read):
     )
 
 
+def test_turkish_tasks_from_a_folder(recipe, run, monkeypatch, tiny_texts):
+    """Without the folder the Hub is asked; with it, STSb-TR chooses the checkpoint and is scored."""
+    from datasets import Dataset
+
+    from hf_distill.data import stsb_tr
+
+    asked = []
+
+    def load_stsb_tr(split, folder=None):
+        asked.append((split, folder))
+        rows = {"sentence1": tiny_texts[:30], "sentence2": tiny_texts[30:60], "score": [i % 6 for i in range(30)]}
+        return Dataset.from_dict(rows)
+
+    monkeypatch.setattr(stsb_tr, "load_stsb_tr", load_stsb_tr)
+    config = recipe.EvaluateConfig(
+        str(run), tasks="stsb_tr", metric="stsb_tr_pearson", speed=False, stsb_tr_folder="f"
+    )
+    results = recipe.main(config)
+    assert set(asked) == {("validation", "f")}
+    assert results.selected_by == "validation stsb_tr_pearson"
+    chosen = max(results.checkpoints, key=lambda score: score.metrics["stsb_tr_pearson"])
+    assert results.selected_step == chosen.step
+    for role in ("teacher", "student"):
+        assert set(results.row(role).metrics["validation"]) == {"stsb_tr_pearson", "stsb_tr_spearman"}
+
+
 def test_test_split_once_for_the_chosen_checkpoint(recipe, run, splits_read, monkeypatch):
     from hf_distill.evaluation import suite
     from hf_distill.evaluation.results import Results
