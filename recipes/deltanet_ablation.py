@@ -12,6 +12,7 @@ STS-B, cosine to the teacher by length, recall of long documents, and how far ea
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ def main(config: AblationConfig) -> str:
     from embedding_distill import validation
 
     from hf_distill.data.collators import tokenize_columns
-    from hf_distill.evaluation.ablation import ablation_table, result_file, write_scores
+    from hf_distill.evaluation.ablation import ablation_table, is_done, write_scores
     from hf_distill.evaluation.long_documents import LongDocumentEvaluator
     from hf_distill.teachers.first_layer import with_first_layer
     from hf_distill.teachers.live import LiveTeacher, load_teacher
@@ -63,15 +64,18 @@ def main(config: AblationConfig) -> str:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     names = config.only or list(config.variants)
-    jobs = [(name, seed) for seed in config.seeds for name in names if not result_file(folder, name, seed).is_file()]
+    requests = {name: request(config, name) for name in names}
+    pairs = [(name, seed) for seed in config.seeds for name in names]
+    jobs = [(name, seed) for name, seed in pairs if not is_done(folder, name, seed, requests[name])]
     if jobs:
         recipe, args = base_recipe(config, folder / "run", *jobs[0])
         teacher = LiveTeacher(load_teacher(recipe.teacher, revision=recipe.teacher_revision))
         target = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
         evaluators = [*validation(teacher.model), LongDocumentEvaluator("validation")]
-        dataset, _ = stages.load_texts(recipe, args.seed)  # the same texts for all, of the first seed
+        dataset, _ = stages.load_texts(recipe, base_arguments(config)[1].seed)  # the same for all, also in later calls
         dataset = tokenize_columns(dataset, dataset.column_names, teacher.model.tokenizer, args.max_length or 256)
-        write_scores(folder, "teacher", config.seeds[0], teacher.model, evaluators)
+        if not is_done(folder, "teacher", 0, {}):
+            write_scores(folder, "teacher", 0, teacher.model, evaluators)
     for number, (name, seed) in enumerate(jobs, 1):
         print(f"[{number}/{len(jobs)}] {name}, seed {seed}")
         recipe, args = base_recipe(config, folder / "run", name, seed)
@@ -80,20 +84,34 @@ def main(config: AblationConfig) -> str:
         student = stages.new_student(recipe, teacher.model, seed)
         align_steps = stages.align(student, recipe, args, teacher, dataset).steps
         trainer = stages.distil(student, args, dataset, target, [])
-        steps = {"align_steps": align_steps, "steps": trainer.state.global_step}
-        write_scores(folder, name, seed, student, evaluators, steps)
+        facts = {"align_steps": align_steps, "steps": trainer.state.global_step, "request": requests[name]}
+        write_scores(folder, name, seed, student, evaluators, facts)
     table = ablation_table(folder, ["teacher", *config.variants])
     (folder / "table.md").write_text(table, encoding="utf-8")
     return table
+
+
+def request(config: AblationConfig, name: str) -> dict:
+    """What a variant is: its fields, and the base and share of its minutes that they go with."""
+    base = hashlib.sha256(Path(config.base).read_bytes()).hexdigest()[:12]
+    return {"base": base, "share": config.share, "fields": config.variants[name]}
+
+
+def base_arguments(config: AblationConfig, *more: str) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:
+    """The recipe that is varied."""
+    from embedding_distill import parse
+
+    recipe, args = parse(["--config", config.base, *more])
+    if args.max_minutes is None:
+        raise ValueError(f"{config.base} has no max_minutes, of which every variant would get a share.")
+    return recipe, args
 
 
 def base_recipe(
     config: AblationConfig, output_dir: Path, name: str, seed: int
 ) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:
     """The base recipe with a variant's fields, a share of its minutes and no checkpoints."""
-    from embedding_distill import parse
-
-    recipe, args = parse(["--config", config.base, "--output_dir", str(output_dir), "--seed", str(seed)])
+    recipe, args = base_arguments(config, "--output_dir", str(output_dir), "--seed", str(seed))
     recipe.student_config = {**(recipe.student_config or {}), **config.variants[name]}
     recipe.align_minutes *= config.share
     args.max_minutes *= config.share

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_distill.evaluation.score_cache import write_atomically
 
@@ -42,14 +42,43 @@ def result_file(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{safe}-seed{seed}.json"
 
 
+def is_done(folder: Path, name: str, seed: int, request: dict[str, Any]) -> bool:
+    """Tell whether a variant has been trained and scored.
+
+    Args:
+        folder (`Path`): of the ablation.
+        name (`str`): of the variant.
+        seed (`int`): of the run.
+        request (`dict[str, Any]`): what the variant is now: its fields, and what they go with.
+
+    Returns:
+        `bool`: whether its file is there.
+
+    Raises:
+        ValueError: the file is of a variant of the same name that was something else.
+    """
+    file = result_file(folder, name, seed)
+    if not file.is_file():
+        return False
+    found = json.loads(file.read_text(encoding="utf-8")).get("request", {})
+    changed = [key for key in request if request[key] != found.get(key)]
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"{file} is of {name!r} with {key}={found.get(key)!r}, but now {key}={request[key]!r}. Delete the file to "
+            "train it again, or choose another --output_dir."
+        )
+    return True
+
+
 def write_scores(
     folder: Path,
     name: str,
     seed: int,
     model: SentenceTransformer,
     evaluators: Sequence[SentenceEvaluator],
-    facts: dict[str, float] | None = None,
-) -> dict[str, float]:
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Score a variant and write the file.
 
     Args:
@@ -58,10 +87,10 @@ def write_scores(
         seed (`int`): of the run.
         model (`SentenceTransformer`): the trained student.
         evaluators (`Sequence[SentenceEvaluator]`): what to score, on validation.
-        facts (`dict[str, float]`, *optional*): what else to note, such as the number of steps.
+        facts (`dict[str, Any]`, *optional*): what else to note, such as the number of steps and the request.
 
     Returns:
-        `dict[str, float]`: what the file holds.
+        `dict[str, Any]`: what the file holds.
     """
     scores = dict(facts or {})
     for evaluator in evaluators:
@@ -100,4 +129,4 @@ def _cell(values: Sequence[float], key: str) -> str:
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-__all__ = ["COLUMNS", "ablation_table", "result_file", "write_scores"]
+__all__ = ["COLUMNS", "ablation_table", "is_done", "result_file", "write_scores"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_distill.evaluation.ablation import ablation_table, result_file
+from hf_distill.evaluation.ablation import ablation_table, is_done, result_file
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "deltanet_ablation.py"
@@ -75,6 +75,9 @@ def test_a_row_for_every_variant_and_nothing_trained_twice(config: Path, tmp_pat
     again = launch("--config", config, "--output_dir", out)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "[1/" not in again.stdout
+    other = launch("--config", config, "--output_dir", out, "--share", "0.4")
+    assert other.returncode != 0
+    assert "share=0.5, but now share=0.4" in other.stderr
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,16 @@ def test_wrong_arguments(arguments: list[str], message: str, config: Path, tmp_p
     done = launch("--config", config, "--output_dir", tmp_path / "out", *arguments)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_a_variant_of_another_meaning_is_refused(tmp_path: Path) -> None:
+    request = {"share": 0.25, "fields": {"local_size": 0}}
+    assert not is_done(tmp_path, "no taps", 1, request)
+    result_file(tmp_path, "no taps", 1).write_text(json.dumps({"steps": 3, "request": request}), encoding="utf-8")
+    assert is_done(tmp_path, "no taps", 1, request)
+    assert not is_done(tmp_path, "no taps", 2, request)
+    with pytest.raises(ValueError, match="fields=.'local_size': 0., but now fields=.'local_size': 3."):
+        is_done(tmp_path, "no taps", 1, {**request, "fields": {"local_size": 3}})
 
 
 def test_table_gives_mean_and_spread_over_seeds(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ class HfdDeltaNetConfig(PreTrainedConfig):
             a Bernoulli mask on beta, so that the parallel form stays exact.
         orthogonal_init (`bool`, defaults to `False`): Query, key, value and output projections start orthogonal;
             `from_teacher` then leaves them so.
+        token_beta (`bool`, defaults to `True`): Every token has a write strength of its own in every head; without, a
+            head writes all tokens with the same, learned strength (which the ridge's normalised sums cancel).
         beta_activation (`str`, defaults to `"sigmoid"`): Positive function of the write strength; `"exp"` is for
             `"ridge"` only, whose sums are normalised by beta.
         ridge_center (`bool`, defaults to `True`): Keys, values and queries are centered by their beta-weighted means:
@@ -128,6 +130,7 @@ class HfdDeltaNetConfig(PreTrainedConfig):
     use_head_norm: bool = False
     state_dropout: float | int = 0.10
     orthogonal_init: bool = False
+    token_beta: bool = True
     beta_activation: Literal["sigmoid", "exp"] = "sigmoid"
     ridge_center: bool = True
     ridge_lambda_init: float | int = 4.0

@@ -92,7 +92,9 @@ class MixerBase(nn.Module):
         self.value = projection(width, width)
         self.output = projection(width, width)
         # The ridge's sums are divided by the sum of beta: a common factor, hence a bias, would have no effect.
-        self.beta = NeutralLinear(width, heads, bias=config.mixer != "ridge")
+        biased = config.mixer != "ridge"
+        self.beta = NeutralLinear(width, heads, bias=biased) if config.token_beta else None
+        self.beta_bias = nn.Parameter(torch.empty(heads)) if biased and not config.token_beta else None
         self.conv_weight = nn.Parameter(torch.empty(3 * width, config.conv_size)) if config.conv_size else None
         self.local_taps = NeutralLinear(width, heads * config.local_size) if config.local_size else None
         self.gate = NeutralLinear(width, width) if config.use_output_gate else None
@@ -106,6 +108,8 @@ class MixerBase(nn.Module):
             init.copy_(self.conv_weight, identity)
         if self.head_norm is not None:
             init.ones_(self.head_norm)
+        if self.beta_bias is not None:
+            init.zeros_(self.beta_bias)
 
     def project(
         self,
@@ -149,7 +153,11 @@ class MixerBase(nn.Module):
 
     def write_strength(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Beta `(B, T, H)` in float32: how strongly a token is written; 0 at padding and at dropped writes."""
-        logit = upcast(self.beta(hidden))
+        if self.beta is not None:
+            logit = upcast(self.beta(hidden))
+        else:
+            logit = upcast(hidden[..., :1]).new_zeros(*hidden.shape[:2], self.config.num_attention_heads)
+            logit = logit if self.beta_bias is None else logit + self.beta_bias
         if self.config.beta_activation == "exp":
             beta = logit.clamp(-_MAX_EXP_LOGIT, _MAX_EXP_LOGIT).exp()
         else:

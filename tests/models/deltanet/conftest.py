@@ -16,6 +16,8 @@ VARIANTS = {
     "ridge_plain_exp": {"mixer": "ridge", "ridge_center": False, "beta_activation": "exp"},
     "ridge_conv_local": {"mixer": "ridge", "conv_size": 3, "local_size": 5},
     "causal": {"mixer": "delta_causal", "conv_size": 4, "local_size": 3},
+    "ridge_one_beta": {"mixer": "ridge", "token_beta": False},
+    "flip_one_beta": {"mixer": "delta_flip", "token_beta": False},
     "causal_two_decay": {"mixer": "delta_causal", "memory": "two_decay", "use_flux": True, "use_coupling": True},
     "causal_joint": {"mixer": "delta_causal", "memory": "joint_residual", "use_flux": True, "conv_size": 2},
     "flip": {"mixer": "delta_flip", "use_head_norm": True, "use_output_gate": True},

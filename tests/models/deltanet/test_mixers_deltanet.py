@@ -177,6 +177,21 @@ def test_state_dropout_skips_a_share_of_writes_in_training_only(
     assert (mixer(hidden) - mixer(hidden)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("mixer_type", ["ridge", "delta_causal"])
+def test_without_token_beta_a_head_writes_all_tokens_alike(
+    mixer_type: str, fresh_mixer: Callable[..., MixerBase]
+) -> None:
+    mixer = fresh_mixer(mixer=mixer_type, token_beta=False)
+    assert (mixer.beta_bias is None) == (mixer_type == "ridge")  # whose normalised sums would cancel it
+    if mixer.beta_bias is not None:
+        torch.nn.init.normal_(mixer.beta_bias)
+    mask = torch.tensor([[1, 1, 1, 0]])
+    beta = mixer.write_strength(torch.randn(1, 4, 16, dtype=torch.float64), mask)
+    assert (beta[0, 3] == 0).all()
+    torch.testing.assert_close(beta[0, :3], beta[0, :1].expand(3, -1))
+    assert mixer_type == "ridge" or beta[0, 0].unique().numel() > 1  # each head its own
+
+
 def test_orthogonal_init(fresh_mixer: Callable[..., MixerBase]) -> None:
     mixer = fresh_mixer(orthogonal_init=True)
     eye = torch.eye(16, dtype=torch.float64)
