@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
+    from hf_distill.evaluation.fidelity import FidelityEvaluator
     from hf_distill.evaluation.results import ModelRow, Results
-    from hf_distill.trainers.embedding import EmbeddingDistillTrainer
+    from hf_distill.evaluation.sts import STSEvaluator
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
     from hf_distill.trainers.embedding_stages import EmbeddingRecipe
 
@@ -29,14 +29,16 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "embedding" / "deltanet_min
 
 
 def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
-    """Runs all stages and returns what was measured."""
+    """Runs all stages and returns what was measured (rows: by the first process)."""
     from hf_distill.data.collators import tokenize_columns
     from hf_distill.evaluation.results import Results, command_line
+    from hf_distill.evaluation.suite import check_data
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
     from hf_distill.trainers.training_summary import stage_of, summarise_training
 
     started, folder = time.monotonic(), stages.open_run(recipe, args)
+    check_data(recipe.tasks, "test")
 
     # ---- teacher and student ----
     teacher = LiveTeacher(load_teacher(recipe.teacher, revision=recipe.teacher_revision))
@@ -44,6 +46,7 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     student = stages.new_student(recipe, source.model, args.seed)
     untrained = stages.new_student(recipe, source.model, args.seed)
     models = {"teacher": teacher.model, "student": student, "untrained": untrained}
+    stages.check_space(recipe, args, student)
 
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
     dataset, overlap = stages.load_texts(recipe, args.seed, rows := {})
@@ -53,6 +56,7 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
         dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
     evaluators = validation(teacher.model)
+    stages.check_metric(args, evaluators, student.get_embedding_dimension())
 
     # ---- stage 1: every mixer imitates the attention it stands for ----
     spent = [stages.align(student, recipe, args, source, dataset)] if recipe.wants_alignment else []
@@ -71,41 +75,30 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
         best_control, control_note = control.state.best_metric, f"random init, {control.state.global_step} steps"
 
     # ---- the test split, once; report ----
+    scored = score(models, recipe, control_note, folder) if args.process_index == 0 else []
+    gain = stages.judge_gain(trainer, scored, best_control)
     results = Results(
         run=folder.name,
-        rows=score(models, recipe, control_note, folder),
+        rows=scored,
         selected_step=stages.best_step(trainer),
         selected_by=args.metric_for_best_model or "",
         command=command_line("recipes/embedding_distill.py", sys.argv[1:]),
         seed=args.seed,
         minutes=(time.monotonic() - started) / 60,
-        notes=[str(overlap), str(trainer.check_gain(best_control))],
+        notes=[str(overlap), str(gain)],
         training=summarise_training(recipe, trainer, teacher.model, source.model, overlap, spent, rows),
     )
-    finish(trainer, results, folder)
+    stages.finish(trainer, results, gain, folder)
     return results
 
 
-def validation(teacher: SentenceTransformer) -> list[SentenceEvaluator]:
+def validation(teacher: SentenceTransformer) -> list[STSEvaluator | FidelityEvaluator]:
     """STS-B validation, which chooses the checkpoint, and the closeness to the teacher by length."""
     from hf_distill.data.stsb import load_stsb
     from hf_distill.evaluation.sts import STSEvaluator
     from hf_distill.evaluation.suite import make_fidelity
 
     return [STSEvaluator.from_dataset(load_stsb("validation")), make_fidelity(teacher, "validation", per_bucket=100)]
-
-
-def finish(trainer: EmbeddingDistillTrainer, results: Results, folder: Path) -> None:
-    """Saves the model and the report, and publishes them with `--push_to_hub`."""
-    from hf_distill.evaluation.report import print_report, write_report
-
-    if trainer.is_world_process_zero():
-        trainer.model.save(str(folder / "model"))
-        write_report(results, folder, trainer.state.log_history)
-        print_report(results)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-    trainer.end()
 
 
 def score(
@@ -138,6 +131,8 @@ def parse(arguments: list[str]) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig
 
 
 if __name__ == "__main__":
+    from safetensors import SafetensorError
+
     from hf_distill.hardware import use_all_cores
 
     use_all_cores()
@@ -146,5 +141,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, SafetensorError) as error:
         sys.exit(f"error: {error}")

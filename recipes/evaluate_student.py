@@ -34,7 +34,7 @@ class EvaluateConfig:
         default="all", metadata={"help": "all, best (as the trainer logged it), final, or steps such as 100,200."}
     )
     tasks: str = field(
-        default="stsb,int8,fidelity,retrieval,lexnames,modules",
+        default="stsb,int8,fidelity,stsbenchmark,retrieval,lexnames,modules",
         metadata={
             "help": "Tasks of the report: stsb,int8,embedding_int8,embedding_binary,fidelity,stsbenchmark,retrieval,"
             "lexnames,modules, all of these; stsb_tr,bitext (Turkish); or names of mteb's tasks such as Banking77Classification."
@@ -115,8 +115,7 @@ def score(config: EvaluateConfig) -> Results:
     rows = suite.score_models(models, splits, config.dtype, cache, run / "mteb", config.stsb_tr_folder)
     if config.speed:
         suite.add_speed(rows, models)
-    for row in rows.values():
-        results.put(row)
+    results.put_session(rows.values())
     results.checkpoints = sorted(scores, key=lambda score: score.step)
     results.selected_step, results.selected_by = scores[0].step, f"validation {config.metric}"
     results.command = results.command or command_line("recipes/evaluate_student.py", sys.argv[1:])

@@ -31,18 +31,17 @@ if TYPE_CHECKING:
     from hf_distill.evaluation.results import ModelRow
     from hf_distill.trainers.embedding import EmbeddingDistillTrainer
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+    from hf_distill.trainers.tokenizer_jobs import Job
     from hf_distill.trainers.tokenizer_materials import Materials
-    from hf_distill.trainers.tokenizer_recipe import Job, TokenizerRecipe
+    from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tokenizer" / "table.yaml"
 
 
 def main(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> dict[str, Path]:
     """Trains the students that are missing; returns the files of the table."""
-    from hf_distill.evaluation.tokenizer_comparison import compare_tokenizers
     from hf_distill.trainers import tokenizer_stages as stages
     from hf_distill.trainers.tokenizer_materials import prepare
-    from hf_distill.trainers.tokenizer_recipe import is_finished
 
     jobs = stages.open_experiment(recipe, args)
     todo = [job for job in jobs if not job.is_finished]
@@ -52,19 +51,28 @@ def main(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> dict[str, Pat
 
     # ---- tokenizers, then the corpus in all of them, then the students one after the other ----
     materials = prepare(recipe, args) if todo else None
-    for number, job in enumerate(todo, 1):
-        if is_main:
-            print(f"[{number}/{len(todo)}] {job.name}, seed {job.seed}, {len(materials.dataset):,} texts", flush=True)
-        trainer = run_student(job, recipe, args, materials)
-        if number == len(todo):
-            trainer.end()
+    try:
+        for number, job in enumerate(todo, 1):
+            if is_main:
+                print(f"[{number}/{len(todo)}] {job.folder.name}, {len(materials.dataset):,} texts", flush=True)
+            trainer = run_student(job, recipe, args, materials)
+            if number == len(todo):
+                trainer.end()
+    except BaseException:  # Ctrl-C, too: the students that are finished get their table, and the error goes on
+        try:
+            show_table(recipe, args)
+        except (ValueError, OSError) as problem:
+            print(f"There is no table: {problem}", file=sys.stderr)
+        raise
+    return show_table(recipe, args)
 
-    # ---- the table of all that are finished, also in other calls ----
-    if not is_main:
-        return {}
-    folders = [path for name in recipe.names() for path in sorted(Path(args.output_dir).glob(f"{name}-seed*"))]
-    files = compare_tokenizers([path for path in folders if is_finished(path)], args.output_dir)
-    print(files["table"].read_text(encoding="utf-8"))
+
+def show_table(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> dict[str, Path]:
+    """Writes and prints the table of all students that are finished, also in other calls."""
+    from hf_distill.trainers.tokenizer_stages import compare_finished
+
+    files = compare_finished(recipe, args)
+    print(files["table"].read_text(encoding="utf-8") if files else "", end="", flush=True)
     return files
 
 
@@ -90,7 +98,7 @@ def run_student(
     # ---- the test split, once; report ----
     results = Results(
         run=job.folder.name,
-        rows=score(named, job, recipe),
+        rows=stages.without_unknown(score(named, job, recipe), materials.teacher),
         selected_step=best_step(trainer),
         selected_by=args.metric_for_best_model or "",
         command=command_line("recipes/tokenizer_distill.py", sys.argv[1:]),
@@ -110,7 +118,7 @@ def score(models: dict[str, tuple[str, SentenceTransformer]], job: Job, recipe: 
     from hf_distill.trainers.tokenizer_materials import measured_texts, speed_texts
 
     tasks = {"validation": ["stsb_tr"], "test": recipe.tasks}
-    kept = {"cache": shared_scores(job.folder), "mteb_folder": job.folder / "mteb"}
+    kept = {"cache": shared_scores(job.folder), "mteb_folder": job.folder.parent / "mteb"}
     rows = score_models(models, tasks, stsb_tr_folder=recipe.stsb_tr_folder, **kept)
     texts = measured_texts(recipe)
     if recipe.speed_rounds:
@@ -138,5 +146,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("Stopped. The same command skips what is finished and goes on from there.", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
         sys.exit(f"error: {error}")

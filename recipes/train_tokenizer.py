@@ -17,10 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 
 @dataclass
@@ -63,30 +60,17 @@ class TrainTokenizerConfig:
         self.sources = self.sources or {"kenet": 112_000, "treebanks": 4_700, "speeches_tr": 8_200}
 
 
-def take_from_hub(config: TrainTokenizerConfig) -> PreTrainedTokenizerBase | None:
-    """Return the Hub's tokenizer, or `None` where the Hub cannot be reached, which is said."""
-    from hf_distill.data.encoded_corpus import load_tokenizer
-
-    try:
-        return load_tokenizer(config.from_hub, revision=config.revision)
-    except ConnectionError:
-        print(f"The Hub is out of reach: in place of {config.from_hub} a tokenizer is trained here.", file=sys.stderr)
-        return None
-
-
 def main(config: TrainTokenizerConfig) -> dict[str, Any]:
     """Train or take the tokenizer, save it, print its note and return it."""
     from rich.console import Console
     from rich.table import Table
 
-    from hf_distill.data.bpe import check_folder, describe_texts, save_tokenizer, train_bpe
+    from hf_distill.data.bpe import check_folder, describe_texts, save_tokenizer, take_from_hub, train_bpe
     from hf_distill.data.encoded_corpus import corpus_texts
 
     check_folder(config.output_dir, config.overwrite)
-    tokenizer = take_from_hub(config) if config.from_hub else None
-    if tokenizer is not None:
-        made = {"from_hub": config.from_hub, "revision": config.revision or "main"}
-    else:
+    tokenizer, made = take_from_hub(config.from_hub, config.revision) if config.from_hub else (None, {})
+    if tokenizer is None:
         held_out = []
         if config.remove_overlap:
             from hf_distill.evaluation.turkish import held_out_turkish
@@ -101,7 +85,6 @@ def main(config: TrainTokenizerConfig) -> dict[str, Any]:
             model_max_length=config.model_max_length,
             wrap=config.wrap,
         )
-        made = {"stand_in_for": config.from_hub} if config.from_hub else {}
         made |= {"sources": rows, "seed": config.seed, "min_frequency": config.min_frequency, **describe_texts(texts)}
     note = save_tokenizer(tokenizer, config.output_dir, made, overwrite=config.overwrite)
     table = Table(title=f"tokenizer: {config.output_dir}", show_header=False)

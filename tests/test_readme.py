@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from hf_distill.data.turkish import FILES, packaged_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,20 +24,75 @@ def test_commands_name_what_exists() -> None:
     assert not [file for file in files if not (ROOT / file).is_file()]
 
 
+def python_after(title: str) -> str:
+    """The first Python block of a section."""
+    section = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1)
+
+
+def test_it_names_the_recipes_of_the_tokenizer_experiment() -> None:
+    section = README.split("\n## Another tokenizer\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"hf-distill (\w+)", section))
+    assert {"tokenizer_distill", "train_tokenizer", "encode_corpus"} <= named
+    assert "hf auth login" in section
+    assert max(map(len, section.splitlines())) <= 128
+
+
 @pytest.mark.slow
-def test_the_python_example_runs(
-    teacher_path: str, tiny_texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from datasets import Dataset
-    from sentence_transformers import SentenceTransformer
-
-    from hf_distill.trainers.students import build_student
-
+def test_the_python_example_runs(teacher_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, in an empty namespace; only the sizes are smaller."""
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
-    assert len(code.strip().splitlines()) <= 6
-    student = build_student("layers", SentenceTransformer(teacher_path, device="cpu"), num_layers=1)
-    names = {"texts": tiny_texts, "student": student, "Dataset": Dataset}
-    exec(code.replace("max_minutes=10", "max_steps=2, disable_tqdm=True"), names)  # noqa: S102
-    assert names["trainer"].state.global_step == 2
+    code = python_after("Distil")
+    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 5
+    for large, small in {"limit=20_000": "limit=80", "max_minutes=10": "max_steps=2, disable_tqdm=True"}.items():
+        assert large in code
+        code = code.replace(large, small)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    assert (tmp_path / "student" / "checkpoint-2" / "model.safetensors").is_file()
     assert (tmp_path / "teacher_cache").is_dir()
+    assert names["student"].encode(["a red ball"]).shape == (1, 384)
+
+
+def test_the_tables_of_the_scripts_before_name_what_exists() -> None:
+    section = README.split("\n### Coming from the scripts before\n")[1].split("\n## ")[0]
+    here = " ".join(row.split("|")[2] for row in section.splitlines() if row.startswith("| "))
+    named = set(re.findall(r"\b[a-z]\w*_\w+", " ".join(re.findall(r"`([^`]+)`", here))))
+    assert {"orthogonal_init", "warmup_phase_steps"} <= named
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "hf_distill").rglob("*.py"))
+    files = {path.stem for path in (ROOT / "recipes").rglob("*") if path.suffix in (".py", ".yaml")}
+    assert not [name for name in named - files if not re.search(rf"\b{name}\b", sources)]
+    commands = set(re.findall(r"hf-distill (\w+)", here))
+    assert {"evaluate", "env", "embedding_distill", "tokenizer_distill"} <= commands <= files | {"evaluate", "env"}
+    assert max(map(len, section.splitlines())) <= 128
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_of_another_tokenizer_runs(
+    tiny_sentence_transformer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands, but for the size: a tiny teacher, 60 texts and two steps."""
+    pytest.importorskip("turkish_tokenizer", reason="pip install turkish-tokenizer==0.2.26")
+    try:
+        for name in FILES:
+            packaged_file(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    monkeypatch.chdir(tmp_path)
+    code = python_after("Another tokenizer")
+    assert len(code.strip().splitlines()) <= 16
+    smaller = {
+        "intfloat/multilingual-e5-small": tiny_sentence_transformer,
+        "20_000": "60",
+        "max_length=512": "max_length=64",
+        "warmup_phase_steps=100": "warmup_phase_steps=1, max_steps=1, disable_tqdm=True, report_to='none'",
+    }
+    for text, instead in smaller.items():
+        assert text in code
+        code = code.replace(text, instead)
+    names = {}
+    exec(code, names)  # noqa: S102
+    assert names["trainer"].state.global_step == 2
+    assert names["report"].target_rows == 32768
+    assert names["student"].encode(["Kitapları okudum."]).shape == (1, 32)

@@ -109,6 +109,32 @@ def train_bpe(
     )
 
 
+def take_from_hub(
+    hub_id: str, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedTokenizerBase | None, dict[str, Any]]:
+    """Take a tokenizer of the Hub; where that cannot be reached, which is said, one is to be trained in its place.
+
+    Args:
+        hub_id: Its id, or a folder.
+        revision: Branch, tag or commit on the Hub. Default: the main branch.
+        trust_remote_code: Allow a tokenizer with its own code.
+
+    Returns:
+        The tokenizer or `None`, and what the note of the tokenizer says of this.
+
+    Raises:
+        FileNotFoundError: If the Hub answers that there is none.
+    """
+    from hf_distill.data.encoded_corpus import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(hub_id, revision=revision, trust_remote_code=trust_remote_code)
+    except ConnectionError:
+        logger.warning(f"The Hub is out of reach: in place of {hub_id} a tokenizer is trained here.")
+        return None, {"stand_in_for": hub_id}
+    return tokenizer, {"from_hub": hub_id, "revision": revision or "main"}
+
+
 def check_folder(folder: str | Path, overwrite: bool = False) -> None:
     """Refuse to overwrite a tokenizer, before any work.
 
@@ -181,4 +207,4 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
         yield list(texts[start : start + _BATCH])
 
 
-__all__ = ["check_folder", "describe_texts", "save_tokenizer", "train_bpe"]
+__all__ = ["check_folder", "describe_texts", "save_tokenizer", "take_from_hub", "train_bpe"]

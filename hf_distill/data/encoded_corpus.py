@@ -246,10 +246,14 @@ def load_encoded_corpus(
     """
     folder = Path(source)
     if folder.is_dir():
-        manifest = CorpusManifest.load(folder) if (folder / CORPUS_NAME).is_file() else None
+        manifest = find_manifest(folder)
         dataset = _read_folder(folder, manifest)
     else:
-        manifest, dataset = _read_hub(str(source))
+        from hf_distill.data.sources import load_from_hub
+
+        remedy = "Give the folder of a corpus that recipes/encode_corpus.py wrote."
+        dataset = load_from_hub(str(source), None, "train", remedy=remedy)
+        manifest = find_manifest(source)
     sizes = _vocab_sizes(str(source), dataset.column_names, manifest, tokenizers)
     dataset = dataset.select_columns(["text", *(name + IDS_SUFFIX for name in sizes), TEACHER_EMBEDDING])
     _check_texts(dataset)
@@ -297,19 +301,26 @@ def _read_folder(folder: Path, manifest: CorpusManifest | None) -> Dataset:
     return Dataset.from_parquet([str(file) for file in files])
 
 
-def _read_hub(name: str) -> tuple[CorpusManifest | None, Dataset]:
-    """The rows of a data set on the Hub, and its manifest if it has one."""
+def find_manifest(source: str | Path) -> CorpusManifest | None:
+    """Read the table of contents of an encoded corpus.
+
+    Args:
+        source: A folder, or the id of a data set on the Hub.
+
+    Returns:
+        The manifest; `None` for a data set that was made elsewhere.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    if Path(source).is_dir():
+        return CorpusManifest.load(source) if (Path(source) / CORPUS_NAME).is_file() else None
     from huggingface_hub import errors, hf_hub_download
 
-    from hf_distill.data.sources import load_from_hub
-
-    remedy = "Give the folder of a corpus that recipes/encode_corpus.py wrote."
-    dataset = load_from_hub(name, None, "train", remedy=remedy)
     try:
-        file = hf_hub_download(name, CORPUS_NAME, repo_type="dataset")
-    except errors.EntryNotFoundError:  # a data set that was made elsewhere
-        return None, dataset
-    return CorpusManifest.load(Path(file).parent), dataset
+        return CorpusManifest.load(Path(hf_hub_download(str(source), CORPUS_NAME, repo_type="dataset")).parent)
+    except errors.EntryNotFoundError:
+        return None
 
 
 def _vocab_sizes(
@@ -354,7 +365,8 @@ def _check_texts(dataset: Dataset) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pa.types.is_string(kind := dataset.features.arrow_schema.field("text").type):
+    kind = dataset.features.arrow_schema.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"Column 'text' must hold strings, but row 0 holds {kind}.")
     for start, texts in list_pieces(dataset, "text"):
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True).to_numpy(zero_copy_only=False)
@@ -370,6 +382,7 @@ __all__ = [
     "TeacherReader",
     "corpus_texts",
     "encode_corpus",
+    "find_manifest",
     "load_encoded_corpus",
     "load_tokenizer",
 ]

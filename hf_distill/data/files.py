@@ -1,12 +1,17 @@
-"""A user's own text: json, jsonl, csv, tsv, parquet and txt files as data sets, checked row by row."""
+"""A user's own text: json, jsonl, csv, tsv, parquet and txt files as data sets, checked row by row.
+
+All but parquet may be packed by gzip.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,36 +27,57 @@ def is_file_name(name: str) -> bool:
         name (`str`): name of a source.
 
     Returns:
-        `bool`: whether it ends in one of `FORMATS`.
+        `bool`: whether it ends in one of `FORMATS`, `.gz` aside.
     """
-    return Path(name).suffix[1:].lower() in FORMATS
+    kind = _kind(Path(name))
+    return kind in FORMATS and not (kind == "parquet" and name.lower().endswith(".gz"))
+
+
+def _kind(path: Path) -> str:
+    """Tell the format of a file by its ending, `.gz` aside."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix[1:]
+
+
+def _open(path: Path, newline: str | None = None) -> IO[str]:
+    """Open a text file, packed by gzip or not."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row) of one JSON value a line."""
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield f"line {number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number}: not valid JSON ({error}): {line[:80]!r}.") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row) of a list of objects or of one object a line."""
-    content = path.read_text(encoding="utf-8-sig")
-    if content.lstrip().startswith("["):
-        try:
-            rows = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}.") from error
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    """Yield (place, row) of a list of rows; a file that holds no list is read line by line."""
+    with _open(path) as file:
+        content = file.read()
+    if not content.lstrip().startswith("["):
+        yield from _json_lines(path)
         return
-    for number, line in enumerate(content.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error}): {line[:80]!r}.") from error
+    try:
+        rows = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}. One row a line belongs into a .jsonl file.") from error
+    yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (place, row) of a file of any of the formats; the place is for error messages."""
-    kind = path.suffix[1:].lower()
-    if kind in ("json", "jsonl"):
+    kind = _kind(path)
+    if kind == "json":
         yield from _json_rows(path)
+    elif kind == "jsonl":
+        yield from _json_lines(path)
     elif kind in ("csv", "tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path, newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if kind == "tsv" else ",")
             yield from ((f"line {reader.line_num}", row) for row in reader)
     elif kind == "parquet":
@@ -63,17 +89,33 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from error
         yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
     else:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if line.strip():  # a text a line; blank lines only separate
-                yield f"line {number}", {"text": line.strip()}
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():  # a text a line; blank lines only separate
+                    yield f"line {number}", {"text": line.strip()}
+
+
+def _named(path: Path, place: str, row: Any) -> dict[Any, Any]:
+    """Give a row by its names; a bare list is a pair, as in AllNLI's file, and its negative is left out."""
+    if isinstance(row, dict):
+        return row
+    if not isinstance(row, list):
+        raise ValueError(
+            f"{path}, {place}: neither an object with named fields nor a list of texts: {str(row)[:80]!r}."
+        )
+    if len(row) not in (2, 3) or not all(isinstance(text, str) for text in row):
+        raise ValueError(
+            f"{path}, {place}: a list must be [anchor, positive] or [anchor, positive, negative], all of them texts, but "
+            f"this one has {len(row)} entries: {str(row)[:80]!r}."
+        )
+    return {"anchor": row[0], "positive": row[1]}
 
 
 def _check_rows(path: Path, rows: Iterable[tuple[str, Any]]) -> Iterator[dict[str, str]]:
     """Yield the text columns of every row; the first row decides whether it is one text or a pair."""
     columns: tuple[str, ...] | None = None
-    for place, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, {place}: not an object with named fields: {str(row)[:80]!r}.")
+    for place, found in rows:
+        row = _named(path, place, found)
         if columns is None:
             columns = next((layout for layout in LAYOUTS if set(layout) <= set(row)), None)
             if columns is None:
@@ -93,9 +135,11 @@ def load_file(path: str | Path) -> Dataset:
     """Load a text file of the user as a data set.
 
     Args:
-        path (`str` or `Path`): a `.json` (list of objects, or one a line), `.jsonl`, `.csv`, `.tsv` or `.parquet` file
-            with a column `text`, or with `anchor` and `positive`, other columns being left out; or a `.txt` file with
-            a text a line.
+        path (`str` or `Path`): a `.json` (list of rows, or one object a line), `.jsonl`, `.csv`, `.tsv` or `.parquet`
+            file with a column `text`, or with `anchor` and `positive`, other columns being left out; or a `.txt` file
+            with a text a line. A row of JSON may also be a list, `["anchor", "positive"]` or
+            `["anchor", "positive", "negative"]`, of which the negative is left out. All but Parquet may be packed by
+            gzip: `AllNLI.jsonl.gz`.
 
     Returns:
         `Dataset`: the column `text`, or `anchor` and `positive`.
@@ -113,7 +157,7 @@ def load_file(path: str | Path) -> Dataset:
         rows = list(_check_rows(path, _rows(path)))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it first.") from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the last two: a gzip file that is cut off or damaged
         raise ValueError(f"{path} cannot be read: {error}.") from error
     if not rows:
         raise ValueError(f"{path} is empty: it has no row of text.")

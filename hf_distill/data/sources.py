@@ -152,7 +152,7 @@ def check_source(name: str, options: Iterable[str] = ()) -> None:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"Unknown source {name!r}.{hint} Choose one of {', '.join(source_names())}, or the path of a "
-            "json, jsonl, csv, tsv, parquet or txt file."
+            "json, jsonl, csv, tsv, parquet or txt file (.gz too, except parquet)."
         )
     unknown = sorted(set(options) - _OPTIONS.get(name, set()))
     if unknown:

@@ -236,7 +236,8 @@ def swap_tokenizer(
         strategy: See [`transplant_embeddings`].
         special_tokens: See [`token_map`].
         init: `"source"` takes the model's weights over. `"random"` draws all of them by the model class's own rule: the
-            control of an experiment. One seed gives the same weights for every tokenizer of as many ids, padding aside.
+            control of an experiment. One seed gives the same layers for every tokenizer, and for those of as many ids
+            the same token vectors, padding aside.
         seed: Of all random numbers; the process's own generator is left alone.
 
     Returns:
@@ -333,15 +334,20 @@ def _random(
 ) -> tuple[PreTrainedModel, SurgeryReport]:
     """A model of the same shape with random weights.
 
-    The class initialises it with the source's padding id, whatever the tokenizer, and the row it leaves empty then
-    changes places with the new padding row: so the draws never depend on the tokenizer.
+    The class initialises a table before the layers, so its size would decide what they get. They are drawn first, beside
+    a table of one row; what has a row for each token comes from a second model. The class initialises both with the
+    source's padding id, whatever the tokenizer, and the row it leaves empty then changes places with the new padding
+    row: so the draws never depend on the tokenizer.
     """
     size = max(tokenizer.get_vocab().values()) + 1
-    config: Any = copy.deepcopy(model.config)
-    config.get_text_config().vocab_size = size
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        student = type(model)(config).to(model.device).train(model.training)
+        layers = _untrained(model, 1).state_dict()
+        student = _untrained(model, size)
+    for name, value in student.state_dict().items():
+        if layers[name].shape == value.shape:
+            value.copy_(layers[name])
+    student.to(model.device).train(model.training)
     for parameter in student.parameters():  # not the buffers: rotary frequencies stay float32
         parameter.data = parameter.data.to(model.dtype)
     table = student.get_input_embeddings()
@@ -352,6 +358,16 @@ def _random(
     follow_tokenizer(student, tokenizer)
     source_rows = model.get_input_embeddings().num_embeddings
     return student, SurgeryReport(source_rows, size, {"random": size}, seed=seed)
+
+
+def _untrained(model: PreTrainedModel, vocab_size: int) -> PreTrainedModel:
+    """A model of the same class and shape, but for its vocabulary, initialised by the class."""
+    config: Any = copy.deepcopy(model.config)
+    text = config.get_text_config()
+    text.vocab_size = vocab_size
+    if (text.pad_token_id or 0) >= vocab_size:  # no table can be made with it; the draws stay the same
+        text.pad_token_id = 0
+    return type(model)(config)
 
 
 __all__ = [

@@ -50,6 +50,21 @@ class Checkpoint:
     path: Path
 
 
+def checkpoint_folders(run: str | Path) -> list[Checkpoint]:
+    """List the folders `checkpoint-<step>` of a run, whole or not.
+
+    Args:
+        run (`str` or `Path`): the run's folder; it need not be there.
+
+    Returns:
+        `list[Checkpoint]`: by step; empty where there are none.
+    """
+    folders = [path for path in Path(run).glob("checkpoint-*") if path.is_dir()]
+    steps = {path: path.name.rpartition("-")[2] for path in folders}
+    found = [Checkpoint(int(step), path) for path, step in steps.items() if step.isdigit()]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
 def find_checkpoints(run: str | Path) -> list[Checkpoint]:
     """List the complete checkpoints of a run.
 
@@ -66,20 +81,18 @@ def find_checkpoints(run: str | Path) -> list[Checkpoint]:
     if not run.is_dir():
         raise FileNotFoundError(f"There is no run folder {run}. Give the output_dir of a training run.")
     found = []
-    for path in run.glob("checkpoint-*"):
-        step = path.name.rpartition("-")[2]
-        if not step.isdigit() or not path.is_dir():
-            continue
-        if (path / "modules.json").is_file() and (path / STATE_FILE).is_file():
-            found.append(Checkpoint(int(step), path))
+    for checkpoint in checkpoint_folders(run):
+        if (checkpoint.path / "modules.json").is_file() and (checkpoint.path / STATE_FILE).is_file():
+            found.append(checkpoint)
         else:
-            logger.warning("%s is incomplete (its saving was interrupted) and left out.", path)
+            logger.warning("%s is incomplete (its saving was interrupted) and left out.", checkpoint.path)
     if not found:
         raise FileNotFoundError(
             f"{run} holds no complete checkpoint (a folder checkpoint-<step> with modules.json and {STATE_FILE}). "
-            "Train with save_strategy='steps', or give the folder of another run."
+            "Train with save_strategy='steps' (recipes/tokenizer_distill.py keeps those of finished students with "
+            "--keep_checkpoints only), or give the folder of another run."
         )
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    return found
 
 
 def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -206,7 +219,8 @@ def load_run_teacher(
 
     Args:
         run (`str` or `Path`): the run's folder.
-        name (`str`, *optional*): id or folder of the teacher; the one that the run's `recipe.json` names by default.
+        name (`str`, *optional*): id or folder of the teacher; by default the one that the run's `recipe.json` names, or
+            that of the experiment in whose folder the run is.
         trust_remote_code (`bool`, *optional*, defaults to `False`): allow a teacher with its own code on the Hub.
 
     Returns:
@@ -215,9 +229,10 @@ def load_run_teacher(
     """
     from hf_distill.teachers.live import load_teacher  # seconds of imports, which a list of checkpoints can do without
 
-    recipe = Path(run) / "recipe.json"
-    if name is None and recipe.is_file():
-        name = json.loads(recipe.read_text(encoding="utf-8")).get("teacher")
+    folder = Path(run).resolve()
+    for recipe in (folder / "recipe.json", folder.parent / "recipe.json"):
+        if name is None and recipe.is_file():
+            name = json.loads(recipe.read_text(encoding="utf-8")).get("teacher")
     if name is None:
         return None
     shown = "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name

@@ -134,6 +134,13 @@ class FidelityEvaluator(SentenceEvaluator):
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return metrics
 
+    def metric_names(self, width: int) -> list[str]:
+        """Name the metrics of a student; there is a cosine only where its `width` is the teacher's."""
+        parts = {"": len(self.texts), **{f"_{key}": len(rows) for key, rows in self.buckets.items()}}
+        cosines = [f"cosine{suffix}" for suffix in parts] if width == self.teacher.shape[1] else []
+        names = cosines + [f"pair_rho{suffix}" for suffix, rows in parts.items() if rows > 2]
+        return [f"{self.name}_{metric}" if self.name else metric for metric in names]
+
     @property
     def description(self) -> str:
         """Name of the evaluator in a model card."""

@@ -11,7 +11,7 @@ import math
 import platform
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -152,6 +152,21 @@ class Results:
             row.metrics = {split: old.metrics.get(split, {}) | row.metrics.get(split, {}) for split in splits}
         rows = [other for other in self.rows if other.role != row.role]
         self.rows = sorted([*rows, row], key=lambda entry: ROLES.index(entry.role))
+
+    def put_session(self, rows: Iterable[ModelRow]) -> None:
+        """Put the rows of one evaluation; where it measured speed, no row keeps that of an earlier one.
+
+        Models are only measured against each other within a session: another day the machine is busier.
+
+        Args:
+            rows (`Iterable[ModelRow]`): what was measured together.
+        """
+        rows = list(rows)
+        if any(row.speed for row in rows):
+            for old in self.rows:
+                old.speed = None
+        for row in rows:
+            self.put(row)
 
     def retained(
         self, metric: str, split: str = "test", role: str = "student", divisor: str | None = None

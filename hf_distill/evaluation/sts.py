@@ -127,6 +127,10 @@ class STSEvaluator(SentenceEvaluator):
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return metrics
 
+    def metric_names(self, width: int) -> list[str]:
+        """Name the metrics of a model, whatever the width of its embeddings."""
+        return [f"{self.name}_{metric}" if self.name else metric for metric in ("spearman", "pearson")]
+
     def similarities(self, model: SentenceTransformer) -> np.ndarray:
         """Compute the model's cosine similarity of each pair.
 

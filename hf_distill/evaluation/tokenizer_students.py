@@ -5,6 +5,7 @@ A student is a tokenizer and a source of weights; its runs differ in their seed 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,23 @@ from hf_distill.evaluation.tokenizer_stats import TokenizerStats
 PEARSON, SPEARMAN = "stsb_tr_pearson", "stsb_tr_spearman"
 RANDOM = "random-init"
 _ROLES = ("teacher", "student", "untrained")
+_RECIPE_FILE = "recipe.json"
+_CUTS = ("num_layers", "hidden_size", "intermediate_size")
 _AGAIN = "Run its recipe again, it goes on from there, or leave the run out."
+
+
+class Start(NamedTuple):
+    """What a student starts with, as the `recipe.json` of its run has it.
+
+    Args:
+        tokenizer (`str`): name of its tokenizer.
+        source (`str`): name of its backbone, `"random-init"` for random weights.
+        backbone (`str`): the model whose weights or shape it has, and what was cut out of it.
+    """
+
+    tokenizer: str
+    source: str
+    backbone: str
 
 
 class Run(NamedTuple):
@@ -31,11 +48,13 @@ class Run(NamedTuple):
         folder (`Path`): its folder.
         results (`Results`): what it measured.
         pairs (`PairScores`): its models' similarities on the test pairs.
+        start (`Start`): which student it is of.
     """
 
     folder: Path
     results: Results
     pairs: PairScores
+    start: Start
 
     def row(self, role: str) -> ModelRow:
         """Return the row of a role; `read_students` made sure that it is there."""
@@ -64,7 +83,7 @@ class TokenizerStudent:
 
     Args:
         tokenizer (`str`): name of its tokenizer.
-        source (`str`): whose weights it started from, without the organisation; `"random-init"` for random weights.
+        source (`str`): name of its backbone, whose weights it started from; `"random-init"` for random weights.
         runs (`dict[int, Run]`): seed to run, in the order of the seeds.
     """
 
@@ -168,19 +187,26 @@ def read_students(run_folders: Sequence[str | Path]) -> list[TokenizerStudent]:
     Raises:
         FileNotFoundError: a folder lacks a file.
         ValueError: a run lacks what the table shows, has another teacher or other test pairs than the first, or is there
-            twice; names the run.
+            twice, or two sources have one name; names the run.
     """
     if not run_folders:
         raise ValueError("No runs are given. Train the students first, or give their folders.")
     runs = [_read_run(Path(folder)) for folder in run_folders]
     first = runs[0]
     grouped: dict[tuple[str, str], dict[int, Run]] = {}
+    sources: dict[str, Run] = {}
     for run in runs:
+        same = sources.setdefault(run.start.source, run)
+        if run.start.backbone != same.start.backbone:
+            raise ValueError(
+                f"The source {run.start.source!r} is {run.start.backbone} in {run.folder}, but {same.start.backbone} in "
+                f"{same.folder}. Give runs of one experiment."
+            )
         if run.row("teacher").fingerprint != first.row("teacher").fingerprint:
             raise ValueError(f"{run.folder} has another teacher than {first.folder}: their scores do not compare.")
         if run.pairs.scores != first.pairs.scores:
             raise ValueError(f"{run.folder} was scored on other test pairs than {first.folder}. {_AGAIN}")
-        seeds = grouped.setdefault(_identity(run), {})
+        seeds = grouped.setdefault(run.start[:2], {})
         seed = run.results.seed
         if seed is None:
             raise ValueError(f"{run.folder} does not say its seed. {_AGAIN}")
@@ -192,8 +218,8 @@ def read_students(run_folders: Sequence[str | Path]) -> list[TokenizerStudent]:
         if len(seeds) > 1:
             require_one_configuration([run.folder for run in seeds.values()], [run.results for run in seeds.values()])
         students.append(TokenizerStudent(tokenizer, source, dict(sorted(seeds.items()))))
-    tokenizers, sources = (list(dict.fromkeys(getattr(s, part) for s in students)) for part in ("tokenizer", "source"))
-    return sorted(students, key=lambda s: (tokenizers.index(s.tokenizer), not s.is_clone, sources.index(s.source)))
+    tokenizers, starts = (list(dict.fromkeys(getattr(s, part) for s in students)) for part in ("tokenizer", "source"))
+    return sorted(students, key=lambda s: (tokenizers.index(s.tokenizer), not s.is_clone, starts.index(s.source)))
 
 
 def _read_run(folder: Path) -> Run:
@@ -204,7 +230,7 @@ def _read_run(folder: Path) -> Run:
         raise ValueError(f"{folder} has no row of the {' and the '.join(lacking)}. {_AGAIN}")
     if results.training is None:
         raise ValueError(f"{folder} does not say how its student was trained (`training` is empty). {_AGAIN}")
-    run = Run(folder, results, PairScores.read(folder))
+    run = Run(folder, results, PairScores.read(folder), _read_start(folder))
     for role in _ROLES:
         row = run.row(role)
         if row.tokenizer is None:
@@ -229,10 +255,31 @@ def _require_same_model(run: Run, role: str) -> None:
         raise ValueError(f"{run.folder}: similarities.json is not of the {role} in results.json. {_AGAIN}")
 
 
-def _identity(run: Run) -> tuple[str, str]:
-    """Tell which student a run is of."""
-    start, stats = run.results.training.init_from, run.row("student").tokenizer
-    return stats.name, RANDOM if start is None else start.name.rpartition("/")[2]
+def _read_start(folder: Path) -> Start:
+    """Read which student a run is of.
+
+    A student is called `<tokenizer>-<backbone>`. The model's own name would not do: two models can be folders of one name.
+    """
+    path = folder / _RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {_RECIPE_FILE} in {folder}. {_AGAIN}")
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    lacking = [name for name in ("name", "tokenizer", "model", "random") if recipe.get(name) is None]
+    if lacking:
+        raise ValueError(f"{path} lacks {', '.join(lacking)}: it is of no tokenizer experiment. Leave the run out.")
+    source = RANDOM if recipe["random"] else recipe["name"].removeprefix(f"{recipe['tokenizer']}-")
+    cuts = [f"{name} {recipe[name]}" for name in _CUTS if recipe.get(name) is not None]
+    return Start(recipe["tokenizer"], source, recipe["model"] + (f" with {', '.join(cuts)}" if cuts else ""))
 
 
-__all__ = ["PEARSON", "RANDOM", "SPEARMAN", "Curve", "Run", "TokenizerStudent", "learning_curve", "read_students"]
+__all__ = [
+    "PEARSON",
+    "RANDOM",
+    "SPEARMAN",
+    "Curve",
+    "Run",
+    "Start",
+    "TokenizerStudent",
+    "learning_curve",
+    "read_students",
+]

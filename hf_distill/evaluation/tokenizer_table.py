@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from hf_distill.evaluation.bitext import CANDIDATES
 from hf_distill.evaluation.report import format_number
 from hf_distill.evaluation.results import ModelRow
 from hf_distill.evaluation.seeds import Spread
 from hf_distill.evaluation.tokenizer_stats import TokenizerStats
-from hf_distill.evaluation.tokenizer_students import PEARSON, SPEARMAN, TokenizerStudent
+from hf_distill.evaluation.tokenizer_students import PEARSON, SPEARMAN, Run, TokenizerStudent
 from hf_distill.evaluation.tokenizer_verdicts import TokenizerDifference, Verdict
 from hf_distill.hub.markdown import cell, markdown_table
+from hf_distill.hub.official import MTEB_PREFIX
 
 _RECALL = "bitext_recall_at_1"
 _BITEXT = {
@@ -27,6 +29,7 @@ _HEADER = [
     *("model", "tokenizer", "source", "parameters", "untrained P / S", "trained P / S", "% of teacher"),
     *("TR→EN recall@1", "tokens a word", "mean length", "tokens seen", "minutes", "texts/s", "seeds"),
 ]
+_AFTER_RECALL = _HEADER.index("TR→EN recall@1") + 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def comparison_markdown(comparison: TokenizerComparison, pictures: Sequence[str]
     """
     parts = [
         "# Tokenizers compared",
-        markdown_table(_HEADER, _main_rows(comparison), left=3),
+        _main_table(comparison),
         *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in pictures),
         "## Bars",
         "\n".join(f"* {verdict.sentence()}" for verdict in comparison.verdicts),
@@ -76,6 +79,37 @@ def comparison_markdown(comparison: TokenizerComparison, pictures: Sequence[str]
     parts += ["## Tokenizers", _tokenizer_table(comparison), "## Notes"]
     parts.append("\n".join(f"* {note}" for note in comparison_notes(comparison)))
     return "\n\n".join(parts) + "\n"
+
+
+def _main_table(comparison: TokenizerComparison) -> str:
+    """Write the main table, with a column of mteb's tasks where they were run."""
+    students, header, rows = comparison.students, list(_HEADER), _main_rows(comparison)
+    tasks = _mteb_metrics(students)
+    if tasks:
+        known = (found for student in students if (found := _mteb(student, "teacher", tasks)))
+        means = [_first(next(known, None))]
+        means += [_mteb(student, role, tasks) for student in students for role in ("student", "untrained")]
+        header.insert(_AFTER_RECALL, f"mteb ({len(tasks)} task{'s' if len(tasks) > 1 else ''})")
+        for row, mean in zip(rows, means, strict=True):
+            row.insert(_AFTER_RECALL, _points(mean))
+    return markdown_table(header, rows, left=3)
+
+
+def _mteb_metrics(students: Sequence[TokenizerStudent]) -> list[str]:
+    """List mteb's metrics that every student with any has, so that the means compare."""
+    rows = [run.row("student") for student in students for run in student.runs.values()]
+    names = [{name for name in row.metrics["test"] if name.startswith(MTEB_PREFIX)} for row in rows]
+    return sorted(set.intersection(*filter(None, names))) if any(names) else []
+
+
+def _mteb(student: TokenizerStudent, role: str, metrics: Sequence[str]) -> Spread | None:
+    """Average mteb's metrics in each run, and over the seeds; None where no run has them."""
+
+    def mean(run: Run) -> float | None:
+        known = run.row(role).metrics.get("test", {})
+        return fmean(known[name] for name in metrics) if set(metrics) <= known.keys() else None
+
+    return student.fact(mean)
 
 
 def _main_rows(comparison: TokenizerComparison) -> list[list[str]]:
@@ -246,6 +280,8 @@ def comparison_notes(comparison: TokenizerComparison) -> list[str]:
     ]
     if not students[0].metric("student", _RECALL):
         retrieval = []
+    tasks = [name.removeprefix(MTEB_PREFIX) for name in _mteb_metrics(students)]
+    mteb = [f"mteb: mean × 100 of the main scores of its tasks: {cell(', '.join(tasks))}."] if tasks else []
     stats = students[0].stats
     notes = [
         f"P / S: Pearson and Spearman × 100 on the {len(runs[0].pairs.scores):,} pairs of STSb-TR's test split, read once "
@@ -254,17 +290,32 @@ def comparison_notes(comparison: TokenizerComparison) -> list[str]:
         "± is the standard deviation over seeds." if several else "One seed a student: there is no spread over seeds.",
         "95 % intervals resample the test pairs, the same ones for both models, and the seeds.",
         *retrieval,
+        *mteb,
         f"Tokens a word and lengths: {stats.texts:,} held-out Turkish texts of {stats.words:,} words; lengths with "
         "special tokens. Characters a second: one text after the other, one thread.",
         *_budget_notes(students),
     ]
     hardware = sorted({run.results.training.hardware for run in runs if run.results.training})
     notes.append(f"Trained on {'; '.join(hardware)}. Minutes are those of training, evaluations included.")
+    notes += _time_note(runs)
     pythons = {
         name: sorted({run.results.versions.get(name, "?") for run in runs}) for name in ("torch", "transformers")
     }
     mixed = [f"{name} {', '.join(found)}" for name, found in pythons.items() if len(found) > 1]
     return notes + ([f"The runs are of different versions: {'; '.join(mixed)}."] if mixed else [])
+
+
+def _time_note(runs: Sequence[Run]) -> list[str]:
+    """Say how long all runs took together; a run that was interrupted knows the time of its last process only."""
+    known = [run.results.minutes for run in runs if run.results.minutes is not None]
+    spent = [sum(stage.minutes for stage in run.results.training.stages) for run in runs]
+    if len(known) < len(runs):
+        return []
+    more = "at least " if any(own < part for own, part in zip(known, spent, strict=True)) else ""
+    total = sum(map(max, known, spent))
+    return [
+        f"Training and scoring of all students: {more}{total:.0f} min. Tokenizers, corpus and reports come on top."
+    ]
 
 
 def _budget_notes(students: Sequence[TokenizerStudent]) -> list[str]:

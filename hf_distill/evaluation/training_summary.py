@@ -71,7 +71,7 @@ class TrainingSummary:
     Args:
         teacher (`Origin`): who taught.
         init_from (`Origin`, *optional*): whose weights the student started with; None for random weights.
-        student (`str`): kind of student: `"deltanet"`, `"layers"` or `"static"`.
+        student (`str`): kind of student: `"deltanet"`, `"layers"`, `"static"` or `"tokenizer"`.
         settings (`dict`): what its configuration sets, `{"mixer": "ridge", "num_layers": 6}`.
         losses (`dict[str, float | dict[str, float]]`): term to weight, or to a schedule from step to weight.
         sources (`list[TextSource]`): where the text came from.

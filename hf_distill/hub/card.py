@@ -33,6 +33,7 @@ from hf_distill.hub.card_training import (
 from hf_distill.hub.citations import papers_of
 from hf_distill.hub.lineage import inherit_licence
 from hf_distill.hub.markdown import cell, command_block, fenced
+from hf_distill.hub.own_code import OwnCode, own_code
 from hf_distill.hub.results import eval_results, student_row
 
 if TYPE_CHECKING:
@@ -41,7 +42,16 @@ if TYPE_CHECKING:
 CURVES_FILE = "curves.png"
 TEMPLATE = "embedding_student.md.jinja"
 HUB = "https://huggingface.co"
-_LANGUAGES = {"en": "English"}
+# Of our sources, and of the teachers: multilingual-e5 and the multilingual Universal Sentence Encoder.
+_LANGUAGES = {
+    **{"ar": "Arabic", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian"},
+    **{"ja": "Japanese", "ko": "Korean", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian"},
+    **{"th": "Thai", "tr": "Turkish", "zh": "Chinese"},
+}
+_EXAMPLES = {
+    "en": ["A dog runs through the snow.", "A puppy plays in winter.", "Bread is baked at night."],
+    "tr": ["Bir köpek karda koşuyor.", "Yavru köpek kışın oynuyor.", "Ekmek gece pişirilir."],
+}
 
 
 def write_card(
@@ -135,15 +145,16 @@ def render_card(
     pictures = [_picture(folder, figure) for figure in figures]
     model = check_fingerprint(folder, results)
     limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None  # a static table has none
-    has_code = any(folder.glob("*.py"))
+    code = own_code(folder)
     shown = (repo_id or name or folder.resolve().name).lstrip(".")
     training, licence = results.training, inherit_licence(results.training)
     title = cell(repo_id.rpartition("/")[2] if repo_id else results.run)
     context = {
-        "metadata": _metadata(results, title, has_code).to_yaml(),
+        "metadata": _metadata(results, title, bool(code.files)).to_yaml(),
         "title": title,
-        "use": _use(model, repr(shown).replace("'", '"'), revision if repo_id else None, has_code),
+        "use": _use(model, repr(shown).replace("'", '"'), revision if repo_id else None, code),
         "language": _language(results),
+        "examples": _examples(results),
         "width": model.get_embedding_dimension(),
         "max_length": limit,
         "teacher": origin_link(training.teacher) if training else "",
@@ -163,7 +174,7 @@ def render_card(
         "versions": ", ".join(f"{cell(library)} {cell(version)}" for library, version in results.versions.items()),
         "fingerprint": student_row(results).fingerprint,
         "licence": licence,
-        "has_code": has_code,
+        "code": code,
         "papers": papers_of(training),
         "bibtex": fenced("\n\n".join(paper.bibtex for paper in papers_of(training)), "bibtex"),
     }
@@ -240,19 +251,19 @@ def _metadata(results: Results, name: str, has_code: bool) -> ModelCardData:
     )
 
 
-def _use(model: SentenceTransformer, shown: str, revision: str | None, has_code: bool) -> dict[str, Any]:
+def _use(model: SentenceTransformer, shown: str, revision: str | None, code: OwnCode) -> dict[str, Any]:
     """Say how to load the model: with sentence-transformers, and with transformers where it is one with mean pooling."""
-    options = [f'revision="{revision}"'] if revision else []
-    options += ["trust_remote_code=True"] if has_code else []
+    pinned = [shown, f'revision="{revision}"'] if revision else [shown]
+    trusted = ", ".join([*pinned, "trust_remote_code=True"])
     modules = [type(module).__name__ for module in model]
     pooled = len(modules) > 1 and modules[0] == "Transformer" and modules[1] == "Pooling"
     return {
-        "arguments": ", ".join([shown, *options]),
-        "tokenizer_arguments": ", ".join([shown, *(option for option in options if "trust" not in option)]),
+        "arguments": trusted if code.files else ", ".join(pinned),
+        "model_arguments": trusted if code.model else ", ".join(pinned),
+        "tokenizer_arguments": trusted if code.tokenizer else ", ".join(pinned),
         "transformers": pooled and model[1].pooling_mode == "mean" and set(modules[2:]) <= {"Normalize"},
         "normalize": "Normalize" in modules,
         "max_length": model.max_seq_length,
-        "remote": has_code,
         "pinned": revision is not None,
     }
 
@@ -261,6 +272,12 @@ def _language(results: Results) -> str:
     """Name the language in the sentence that introduces the model."""
     codes = results.training.languages if results.training else []
     return " and ".join(_LANGUAGES.get(code, code) for code in codes)
+
+
+def _examples(results: Results) -> list[str]:
+    """Choose the sentences of the snippets: in the model's language, English where there are none in it."""
+    codes = results.training.languages if results.training else []
+    return next((_EXAMPLES[code] for code in codes if code in _EXAMPLES), _EXAMPLES["en"])
 
 
 def _tables(results: Results) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from hf_distill.hub.markdown import cell, markdown_table, number, percent
 from hf_distill.hub.official import MTEB_PREFIX
 
 _STSB = ("stsbenchmark_spearman", "stsb_spearman")
+_QUALITY = {"STSBenchmark": _STSB, "STSb-TR": ("stsb_tr_spearman",)}
 _HEADERS = {"teacher": "teacher", "student": "student", "untrained": "untrained", "control": "random init"}
 _SPLIT_TITLES = {"test": "test", "validation": "validation (chose the checkpoint)"}
 _SHORT = re.compile(r"_\d+_\d+$|_pearson$|_pair_rho")
@@ -121,6 +122,8 @@ def _cost_rows(rows: Sequence[ModelRow]) -> list[list[str]]:
     """Write size and speed; untrained student and control are as large and as fast as the student."""
     table = []
     for part, name, label in _COSTS:
+        if name == "tokens_per_second" and not _one_tokenizer(rows):
+            continue
         facts = [getattr(row, part) if row.role in ("teacher", "student") else None for row in rows]
         values = [None if fact is None else getattr(fact, name) for fact in facts]
         if all(value is None for value in values):
@@ -130,6 +133,11 @@ def _cost_rows(rows: Sequence[ModelRow]) -> list[list[str]]:
         ratio = f"{student / teacher:.2f}×" if student is not None and teacher else ""
         table.append([label, *("" if value is None else number(float(value)) for value in values), ratio])
     return [["**size and speed**", *[""] * (len(rows) + 1)], *table] if table else []
+
+
+def _one_tokenizer(rows: Sequence[ModelRow]) -> bool:
+    """Tell whether all models count in the same tokens, as far as that is known."""
+    return len({row.tokenizer.name for row in rows if row.tokenizer}) < 2
 
 
 def headline(results: Results) -> list[str]:
@@ -142,11 +150,12 @@ def headline(results: Results) -> list[str]:
         `list[str]`: Markdown.
     """
     student, teacher, lines = results.row("student"), results.row("teacher"), []
-    split = "test" if _value(student, "test", _STSB) is not None else "validation"
-    score, full = _value(student, split, _STSB), _value(teacher, split, _STSB)
-    if score is not None:
-        of = f", {percent(score / full)} % of its teacher's {full:.4f}" if full else ""
-        lines.append(f"**Quality**: {score:.4f} Spearman on STSBenchmark's {split} split{of}.")
+    for name, keys in _QUALITY.items():
+        split = "test" if _value(student, "test", keys) is not None else "validation"
+        score, full = _value(student, split, keys), _value(teacher, split, keys)
+        if score is not None:
+            of = f", {percent(score / full)} % of its teacher's {full:.4f}" if full else ""
+            lines.append(f"**Quality**: {score:.4f} Spearman on {name}'s {split} split{of}.")
     if student and student.size:
         size = student.size
         lines.append(
@@ -154,14 +163,22 @@ def headline(results: Results) -> list[str]:
             f"{number(size.mb_int8)} MB with int8 weights."
         )
     if student and student.speed:
-        fast = student.speed
-        text = f"**Speed**: {number(fast.tokens_per_second)} tokens/s in {fast.dtype} on {cell(fast.hardware)}"
-        if teacher and teacher.speed:
-            ratio = fast.tokens_per_second / teacher.speed.tokens_per_second
-            word = "faster than" if ratio > 1.03 else "slower than" if ratio < 0.97 else "as fast as"
-            text += f"; {word} its teacher there ({number(teacher.speed.tokens_per_second)} tokens/s, {ratio:.2f}×)"
-        lines.append(text + ".")
+        lines.append(_speed(student, teacher))
     return [*lines, cost] if (cost := _cost(results)) else lines
+
+
+def _speed(student: ModelRow, teacher: ModelRow | None) -> str:
+    """Say how fast the student is beside its teacher; in texts, where their tokens are not the same."""
+    rows = [row for row in (student, teacher) if row is not None]
+    name, unit = ("tokens_per_second", "tokens/s") if _one_tokenizer(rows) else ("texts_per_second", "texts/s")
+    own = getattr(student.speed, name)
+    text = f"**Speed**: {number(own)} {unit} in {student.speed.dtype} on {cell(student.speed.hardware)}"
+    if teacher and teacher.speed:
+        full = getattr(teacher.speed, name)
+        ratio = own / full
+        word = "faster than" if ratio > 1.03 else "slower than" if ratio < 0.97 else "as fast as"
+        text += f"; {word} its teacher there ({number(full)} {unit}, {ratio:.2f}×)"
+    return text + "."
 
 
 def _cost(results: Results) -> str:
@@ -208,7 +225,8 @@ def table_notes(results: Results) -> list[str]:
             "WordNet): good for comparing the columns, no public benchmark."
         )
     if any(row.speed for row in results.rows):
-        notes.append("Speed was measured on texts of 1 to 256 tokens, the models taking turns.")
+        which = "of 1 to 256 tokens" if _one_tokenizer(results.rows) else "that are held out, short and long"
+        notes.append(f"Speed was measured on texts {which}, the models taking turns.")
     return notes
 
 

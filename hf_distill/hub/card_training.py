@@ -52,9 +52,20 @@ def architecture(training: TrainingSummary | None) -> str:
     if training.student == "layers":
         whose = f"{origin_link(start)}'s" if start else "the"
         return f"It is a shallower transformer: {layers} of {whose} {settings.get('source_layers', '')} layers."
+    if training.student == "tokenizer":
+        return _tokenizer_student(training)
     if training.student == "static":
         return "It has no layers: a text is the mean of one vector a token, so word order does not count."
     return ""
+
+
+def _tokenizer_student(training: TrainingSummary) -> str:
+    """Say whose encoder a student with another tokenizer has, how much of it, and how large the tokenizer is."""
+    settings, start = training.settings, training.init_from
+    whose = origin_link(start) if start else f"random weights in the shape of `{cell(settings['backbone'])}`"
+    part = f" ({settings['cut']})" if "cut" in settings else ""
+    name = "MFT" if settings["tokenizer"] == "mft" else f"`{cell(settings['tokenizer'])}`"
+    return f"It started as {whose}{part}, with the {name} tokenizer of {settings['vocabulary']:,} tokens."
 
 
 def origin_link(origin: Origin) -> str:
@@ -67,9 +78,10 @@ def origin_link(origin: Origin) -> str:
 
 def lineage_table(training: TrainingSummary) -> str:
     """Write where teaching and weights came from, pinned."""
-    rows, origins = [], [("teacher", training.teacher), ("weights started from", training.init_from)]
-    if training.init_from and training.init_from.name == training.teacher.name:
-        origins = [("teacher, whose weights it started from", training.teacher)]
+    teacher, start = training.teacher, training.init_from
+    rows, origins = [], [("teacher", teacher), ("weights started from", start)]
+    if start and start.name == teacher.name and start.note in teacher.note:  # not with a part of its layers
+        origins = [("teacher, whose weights it started from", teacher)]
     for role, origin in origins:
         if origin is None:
             rows.append([role, "random weights", "", ""])

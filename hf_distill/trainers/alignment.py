@@ -33,6 +33,7 @@ from hf_distill.teachers.live import LiveTeacher
 from hf_distill.trainers.alignment_config import MixerAlignmentConfig
 from hf_distill.trainers.objective import Objective
 from hf_distill.trainers.objective_mixin import ObjectiveTrainerMixin, distill_callbacks
+from hf_distill.trainers.run_checkpoints import require_same_student
 
 _BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
@@ -75,6 +76,7 @@ class AttentionProbe:
     def __init__(self, teacher: LiveTeacher, layers: list[int]) -> None:
         self.teacher = teacher
         self.layers = sorted(set(layers))
+        self._checked = False
         depth = teacher.encoder.config.num_hidden_layers
         if self.layers[0] < 0 or self.layers[-1] >= depth:
             raise ValueError(
@@ -93,6 +95,9 @@ class AttentionProbe:
 
         Returns:
             Inputs and attention outputs of the layers, layer -> `(R, T, D)`.
+
+        Raises:
+            ValueError: If the teacher's first answer holds NaN or infinity.
         """
         inputs: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
@@ -124,6 +129,10 @@ class AttentionProbe:
         finally:
             for handle in handles:
                 handle.remove()
+        if not self._checked:
+            real = attention_mask.bool().to(self.teacher.device)
+            self.teacher.check_finite({f"the attention of layer {i}": outputs[i][real] for i in self.layers})
+            self._checked = True
         return inputs, outputs
 
 
@@ -329,6 +338,7 @@ class MixerAlignmentTrainer(ObjectiveTrainerMixin, Trainer):
         Raises:
             ValueError: If the checkpoint holds another student.
         """
+        require_same_student(checkpoint, self.model.config)
         try:
             self.model.load_state_dict(load_file(Path(checkpoint) / "model.safetensors"))
         except RuntimeError as error:

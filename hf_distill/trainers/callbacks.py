@@ -114,9 +114,10 @@ class GainSummary:
     Args:
         metric: Its name.
         best: Best value during training.
-        start: Value of the untrained student, if it was evaluated.
+        start: Value before the first step of this stage, if it was evaluated; an earlier stage may have raised it.
         control: Best value of the same run from random weights, if there was one.
         greater_is_better: Direction of the metric.
+        untrained: Value of the student before any stage, if it was measured.
     """
 
     metric: str
@@ -124,6 +125,7 @@ class GainSummary:
     start: float | None
     control: float | None
     greater_is_better: bool
+    untrained: float | None = None
 
     def _beats(self, other: float) -> bool:
         return self.best > other if self.greater_is_better else self.best < other
@@ -131,30 +133,35 @@ class GainSummary:
     @property
     def passed(self) -> bool:
         """Whether the best value beats everything it is compared with; `False` when there is nothing to compare."""
-        others = [value for value in (self.start, self.control) if value is not None]
+        others = [value for value in (self.start, self.untrained, self.control) if value is not None]
         return self.best is not None and bool(others) and all(self._beats(value) for value in others)
 
     def __str__(self) -> str:
         def show(value: float | None) -> str:
             return "not measured" if value is None else f"{value:.4f}"
 
-        verdict = "gain" if self.passed else "NO GAIN"
-        return (
-            f"{verdict}: {self.metric} best {show(self.best)}, untrained start {show(self.start)}, random-init control "
-            f"{show(self.control)}"
-        )
+        parts = [f"best {show(self.best)}", f"start of this stage {show(self.start)}"]
+        if self.untrained is not None:
+            parts.append(f"untrained {show(self.untrained)}")
+        parts.append(f"random-init control {show(self.control)}")
+        return f"{'gain' if self.passed else 'NO GAIN'}: {self.metric} {', '.join(parts)}"
 
 
 def gain_summary(
-    state: TrainerState, metric: str, greater_is_better: bool, control: float | None = None
+    state: TrainerState,
+    metric: str,
+    greater_is_better: bool,
+    control: float | None = None,
+    untrained: float | None = None,
 ) -> GainSummary:
-    """Compares the best validation score with the untrained start and the random-init control.
+    """Compares the best validation score with the start of the stage, the untrained student and the random-init control.
 
     Args:
         state: State of a finished run; the start is its evaluation at step 0 (`eval_on_start`).
         metric: `metric_for_best_model`, with or without `eval_`.
         greater_is_better: Direction of the metric.
         control: Best score of a run from random weights.
+        untrained: Score of the student before any stage, where that is not the start of this one.
 
     Returns:
         The summary.
@@ -164,7 +171,7 @@ def gain_summary(
     start = next((value for step, value in values if step == 0), None)
     trained = [value for step, value in values if step > 0]
     best = (max if greater_is_better else min)(trained) if trained else None
-    return GainSummary(key, best, start, control, greater_is_better)
+    return GainSummary(key, best, start, control, greater_is_better, untrained)
 
 
 __all__ = ["GainSummary", "NoGainError", "SamplerEpoch", "TimeBudget", "gain_summary"]

@@ -44,8 +44,8 @@ class DistillArguments:
         early_stopping_threshold (`float`, *optional*, defaults to 0.0): What a new best must gain.
         selection_split (`str`, *optional*, defaults to `"validation"`): Split that chooses the checkpoint; never `"test"`.
         freeze (`list[str]`, *optional*): Parts of parameter names that do not train, such as `word_embeddings`.
-        require_gain (`bool`, *optional*, defaults to `False`): Fail when the best validation score beats neither the
-            untrained start nor the random-init control.
+        require_gain (`bool`, *optional*, defaults to `False`): Fail unless the best validation score beats the start
+            of the training, the untrained student and the random-init control, as far as they were measured.
 
     > A warm-up phase before the training that the other fields describe (see `trainers/phases.py`)
 
@@ -104,7 +104,9 @@ class DistillArguments:
     )
     require_gain: bool = field(
         default=False,
-        metadata={"help": "Fail when training beats neither its own start nor the random-init control."},
+        metadata={
+            "help": "Fail, after saving, unless training beats its start, the untrained student and the control."
+        },
     )
     warmup_phase_steps: int = field(
         default=0, metadata={"help": "Optimiser steps of a phase before the training proper; 0 is off."}

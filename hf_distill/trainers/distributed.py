@@ -12,6 +12,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def wait_for_all() -> None:
+    """Waits until every process is here; does nothing when there is one."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 @torch.no_grad()
 def _gather(rows: Tensor) -> list[Tensor]:
     """The rows of every process, which may be differently many."""
@@ -48,4 +54,4 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-__all__ = ["gather_rows", "world_size"]
+__all__ = ["gather_rows", "wait_for_all", "world_size"]

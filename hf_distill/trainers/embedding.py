@@ -26,6 +26,7 @@ from hf_distill.trainers.attention import attention_kernel
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.objective import DistillObjective, student_encoder
 from hf_distill.trainers.objective_mixin import ObjectiveTrainerMixin, distill_callbacks
+from hf_distill.trainers.run_checkpoints import require_same_student
 from hf_distill.trainers.teacher_source import TeacherSource, student_tokenizer, training_length
 from hf_distill.trainers.training_data import TrainingData, align_padding
 
@@ -236,6 +237,9 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         Raises:
             ValueError: If the checkpoint holds another student.
         """
+        encoder = student_encoder(self.model)
+        if encoder is not None:
+            require_same_student(checkpoint, encoder.config)
         try:
             SentenceTransformerTrainer._load_from_checkpoint(self, checkpoint)
         except RuntimeError as error:

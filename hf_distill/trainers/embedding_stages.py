@@ -8,39 +8,44 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator, SequentialEvaluator
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from hf_distill.data.overlap import OverlapReport, remove_overlap
 from hf_distill.data.sources import load_mix
 from hf_distill.data.stsb import load_stsb
 from hf_distill.evaluation.corpus import held_out_sentences
+from hf_distill.evaluation.suite import parse_tasks
 from hf_distill.evaluation.training_summary import Stage
-from hf_distill.hub.push import check_access
 from hf_distill.teachers.cached import TeacherCache
+from hf_distill.teachers.files import replace_file
 from hf_distill.teachers.first_layer import with_first_layer
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.projection import project_cache, rotate_towards
 from hf_distill.teachers.writer import write_cache
 from hf_distill.trainers.alignment import MixerAlignmentTrainer
 from hf_distill.trainers.alignment_config import MixerAlignmentConfig
+from hf_distill.trainers.distributed import wait_for_all
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.outcome import best_step, finish, judge_gain
+from hf_distill.trainers.run_checkpoints import last_complete
+from hf_distill.trainers.run_folder import check_metric, check_space, open_run
 from hf_distill.trainers.students import STUDENTS, build_student
 from hf_distill.trainers.training_summary import stage_of
 
 logger = logging.get_logger(__name__)
 
-RECIPE_FILE = "recipe.json"
 _ROTATION_ROWS = 4096
 _ALIGNED = Path("alignment") / "aligned.safetensors"
 
@@ -95,6 +100,7 @@ class EmbeddingRecipe:
                 except json.JSONDecodeError as error:
                     raise ValueError(f'{name} must be JSON such as {{"a": 1}}, but is {value!r}.') from error
         self.sources = self.sources or {"wordnet_topics": 3.0, "docstrings": 1.0}
+        self.tasks = parse_tasks(self.tasks)
         if self.student not in STUDENTS:
             raise ValueError(f"student must be one of {', '.join(STUDENTS)}, but is {self.student!r}.")
         for name in ("align_minutes", "control_minutes"):
@@ -105,44 +111,6 @@ class EmbeddingRecipe:
     def wants_alignment(self) -> bool:
         """Whether there is a stage 1: only a DeltaNet with its teacher's weights has something to align."""
         return self.student == "deltanet" and self.init == "teacher" and self.align_minutes > 0
-
-
-def open_run(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Path:
-    """Creates the run's folder, or checks that the one that is there belongs to the same recipe.
-
-    Args:
-        recipe: What is asked now.
-        args: Training arguments; `output_dir` is the folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: If it holds a run of another recipe; the message names the first field that differs.
-        PermissionError: If the run is to be pushed, and nobody is logged in who may.
-    """
-    folder = Path(args.output_dir)
-    if args.push_to_hub and args.process_index == 0:  # before hours of work, not after them
-        check_access(args.hub_model_id or folder.absolute().name)
-    asked = {key: value for key, value in asdict(recipe).items() if key not in ("fresh", "cache_dir", "tasks")}
-    asked |= {"training": {**args.weights_at(0), "seed": args.seed, "learning_rate": args.learning_rate}}
-    asked = json.loads(json.dumps(asked))
-    file = folder / RECIPE_FILE
-    if recipe.fresh and folder.is_dir():
-        for old in [*folder.glob("checkpoint-*"), folder / "alignment", folder / "control"]:
-            shutil.rmtree(old, ignore_errors=True)
-    elif file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        changed = [key for key in asked if asked[key] != found.get(key)]
-        if changed:
-            key = changed[0]
-            raise ValueError(
-                f"{folder} holds a run with {key}={found.get(key)!r}, but now {key}={asked[key]!r}. Choose another "
-                "--output_dir, or give --fresh to start anew there."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-    return folder
 
 
 def load_texts(
@@ -245,11 +213,17 @@ def align(
 
     Returns:
         What it cost, also where it was done before.
+
+    Raises:
+        ValueError: If what it left before is damaged.
     """
     done = Path(args.output_dir) / _ALIGNED
     encoder = student[0].auto_model
     if done.is_file():
-        load_model(encoder, done)
+        try:
+            load_model(encoder, done)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{done} cannot be loaded: {error}. Delete it to repeat stage 1.") from error
         logger.warning(f"Stage 1 is done already: {done} is taken.")
         return Stage(**json.loads(done.with_name("stage.json").read_text(encoding="utf-8")))
     folder = done.parent / "run"
@@ -269,11 +243,15 @@ def align(
         disable_tqdm=args.disable_tqdm,
     )
     trainer = MixerAlignmentTrainer(encoder, config, dataset, teacher=teacher)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_complete(folder))
     stage = stage_of("alignment", trainer)
-    done.with_name("stage.json").write_text(json.dumps(asdict(stage)) + "\n", encoding="utf-8")
-    save_model(encoder, str(done))
-    shutil.rmtree(folder)
+    wait_for_all()  # every process has written its random state into the checkpoint, which goes now
+    if trainer.is_world_process_zero():
+        replace_file(done.with_name("stage.json"), (json.dumps(asdict(stage)) + "\n").encode())
+        save_model(encoder, str(folder / done.name))
+        os.replace(folder / done.name, done)
+        shutil.rmtree(folder)
+    wait_for_all()
     return stage
 
 
@@ -284,7 +262,9 @@ def distil(
     teacher: TeacherCache | LiveTeacher,
     evaluators: list[SentenceEvaluator],
 ) -> EmbeddingDistillTrainer:
-    """Stage 2: end to end, from the last checkpoint if there is one; afterwards the student is the best checkpoint.
+    """Stage 2: end to end; afterwards the student is the best checkpoint.
+
+    It goes on from the checkpoint that the arguments name, else from the last complete one in its folder.
 
     Args:
         student: Trained in place.
@@ -299,17 +279,11 @@ def distil(
     trainer = EmbeddingDistillTrainer(
         student, args, dataset, evaluator=SequentialEvaluator(evaluators), teacher=teacher
     )
-    last = get_last_checkpoint(args.output_dir)
+    last = args.resume_from_checkpoint or last_complete(args.output_dir)
     if last is not None:
         logger.warning(f"Going on from {last}.")
     trainer.train(resume_from_checkpoint=last)
     return trainer
-
-
-def best_step(trainer: EmbeddingDistillTrainer) -> int:
-    """Step of the checkpoint that the trainer loaded at the end: the best one, or the last if it chose none."""
-    best = trainer.state.best_model_checkpoint
-    return trainer.state.global_step if best is None else int(best.rsplit("-", 1)[1])
 
 
 def control_args(args: EmbeddingDistillConfig, recipe: EmbeddingRecipe) -> EmbeddingDistillConfig:
@@ -318,6 +292,7 @@ def control_args(args: EmbeddingDistillConfig, recipe: EmbeddingRecipe) -> Embed
     control.output_dir = str(Path(args.output_dir) / "control")
     control.max_minutes = recipe.control_minutes
     control.require_gain = control.push_to_hub = False
+    control.resume_from_checkpoint = None
     return control
 
 
@@ -325,8 +300,12 @@ __all__ = [
     "EmbeddingRecipe",
     "align",
     "best_step",
+    "check_metric",
+    "check_space",
     "control_args",
     "distil",
+    "finish",
+    "judge_gain",
     "load_texts",
     "new_student",
     "open_run",

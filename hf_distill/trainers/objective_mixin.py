@@ -67,6 +67,9 @@ class ObjectiveTrainerMixin(HubMixin):
         Args:
             objective: What is wrapped and optimised.
             embeddings: The student's input embeddings, where they may train alone in a warm-up phase.
+
+        Raises:
+            ValueError: If the launcher would shard the student, or one process drives several GPUs; names the launch.
         """
         if self.args.n_gpu > 1:
             raise ValueError(
@@ -77,6 +80,12 @@ class ObjectiveTrainerMixin(HubMixin):
             raise ValueError(
                 "FSDP would shard the student, and sentence-transformers cannot save a sharded one. Encoders of this size "
                 "fit on every GPU: launch with plain data parallelism (`accelerate launch --multi_gpu`)."
+            )
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise ValueError(
+                "DeepSpeed ZeRO-3 would partition the student, and every saved model would hold a part of it. Encoders of "
+                "this size fit on every GPU: launch with ZeRO-2 (recipes/accelerate_configs/zero2.yaml) or plain data "
+                "parallelism (`accelerate launch --multi_gpu`)."
             )
         self.objective = objective
         for pattern in self.args.freeze or ():

@@ -139,15 +139,25 @@ def wrap_encoder(
         options |= {"model_kwargs": {"trust_remote_code": True}, "config_kwargs": {"trust_remote_code": True}}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "student"  # a fixed name: transformers keeps a copy of the tokenizer's code under it
-        encoder.save_pretrained(folder)
+        _save_in_this_process(encoder, folder)
         tokenizer.save_pretrained(folder)
         transformer = Transformer(str(folder), max_seq_length=max_length, **options)
     # The folder is gone in a moment: its name must not end up in the saved config or card.
     transformer.auto_model.config._name_or_path = transformer.auto_model.name_or_path = ""
     transformer.tokenizer.name_or_path = ""
+    transformer.tokenizer.padding_side = "right"  # as in training; BERT counts its positions from the first column
     if head is None:
         head = [Pooling(transformer.auto_model.config.hidden_size, "mean"), Normalize()]
     return SentenceTransformer(modules=[transformer, *head], device="cpu", trust_remote_code=own_code)
+
+
+def _save_in_this_process(encoder: PreTrainedModel, folder: Path) -> None:
+    """Saves where transformers would write in the first process only: here each has a folder of its own."""
+    encoder.should_save_on_this_rank = lambda is_main_process: True
+    try:
+        encoder.save_pretrained(folder)
+    finally:
+        del encoder.should_save_on_this_rank
 
 
 @torch.no_grad()

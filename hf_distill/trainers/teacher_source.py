@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_distill.data.teacher_column import TeacherColumn
@@ -98,6 +99,7 @@ class TeacherSource:
         self.hidden_layers: list[int] = []
         self.hidden_width: int | None = None
         self._student_width: int | None = None
+        self._checked = False
         if terms & {"cosine", "l2"} and args.embedding_projection == "none":
             self._student_width = model.get_embedding_dimension()
         self._same_tokenizer = (self.live is not None or "hidden" in terms) and self._share_tokenizer(model)
@@ -208,18 +210,35 @@ class TeacherSource:
 
         Returns:
             The batch with `teacher_embedding` and, if asked for, `teacher_hidden_states`.
+
+        Raises:
+            ValueError: If the teacher's first answer, hidden states included, holds NaN or infinity. On the CPU every
+                embedding is looked at.
         """
         if self.live is None:
             return inputs
         if self.needs_texts:
-            embedding = torch.from_numpy(self.live.embed(inputs["texts"])).to(device)
-            return {**inputs, "teacher_embedding": embedding}
-        signal = self.live.forward(inputs["input_ids"], inputs["attention_mask"], hidden_states=hidden)
+            embedding = torch.from_numpy(self.live.embed(inputs["texts"]))
+            self._check(embedding)
+            return {**inputs, "teacher_embedding": embedding.to(device)}
+        wanted = hidden or bool(self.hidden_layers and not self._checked)
+        signal = self.live.forward(inputs["input_ids"], inputs["attention_mask"], hidden_states=wanted)
+        needed = sorted({layer + 1 for layer in self.hidden_layers}) if wanted else []
+        states = {i: signal.hidden_states[i] for i in needed}
+        self._check(signal.embedding, states, inputs["attention_mask"])
         answer = {"teacher_embedding": signal.embedding.to(device)}
         if hidden:
-            needed = {layer + 1 for layer in self.hidden_layers}
-            answer["teacher_hidden_states"] = {i: signal.hidden_states[i].to(device) for i in sorted(needed)}
+            answer["teacher_hidden_states"] = {i: state.to(device) for i, state in states.items()}
         return {**inputs, **answer}
+
+    def _check(self, embedding: Tensor, states: dict[int, Tensor] | None = None, mask: Tensor | None = None) -> None:
+        """Refuses NaN before the student learns from it; of hidden states the real tokens of the first answer count."""
+        parts = {"embedding": embedding}
+        if not self._checked:
+            parts |= {f"hidden_{i}": state[mask.bool().to(state.device)] for i, state in (states or {}).items()}
+        if not self._checked or embedding.device.type == "cpu":  # a GPU would have to be waited for at every batch
+            self.live.check_finite(parts)
+        self._checked = True
 
 
 def _check_student(model: SentenceTransformer, terms: set[str]) -> None:

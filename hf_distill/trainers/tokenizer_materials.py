@@ -11,21 +11,32 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_distill.data.bpe import NOTE_NAME, describe_texts, save_tokenizer, train_bpe
+from hf_distill.data.bpe import NOTE_NAME, describe_texts, save_tokenizer, take_from_hub, train_bpe
 from hf_distill.data.corpus_manifest import CORPUS_NAME, CorpusManifest
-from hf_distill.data.encoded_corpus import corpus_texts, encode_corpus, load_encoded_corpus, load_tokenizer
+from hf_distill.data.encoded_corpus import (
+    corpus_texts,
+    encode_corpus,
+    find_manifest,
+    load_encoded_corpus,
+    load_tokenizer,
+)
 from hf_distill.data.overlap import OverlapReport, remove_overlap
 from hf_distill.data.stsb_tr import load_stsb_tr
-from hf_distill.evaluation.training_summary import TextSource, public_name
+from hf_distill.evaluation.training_summary import Origin, TextSource, public_name
 from hf_distill.evaluation.turkish import held_out_turkish, tokenizer_texts
-from hf_distill.teachers.encoders import EmbedFunction
-from hf_distill.teachers.ensemble import TeacherEnsemble
-from hf_distill.teachers.live import LiveTeacher, load_teacher
-from hf_distill.teachers.manifest import TeacherSpec
-from hf_distill.teachers.named import named_teacher
-from hf_distill.teachers.writer import process_state, write_cache
+from hf_distill.teachers.live import load_teacher
+from hf_distill.teachers.writer import process_state
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
-from hf_distill.trainers.tokenizer_recipe import CORPUS, TRAIN, TokenizerRecipe
+from hf_distill.trainers.tokenizer_recipe import CORPUS, OR_TRAIN, TRAIN, TokenizerRecipe, is_made
+from hf_distill.trainers.tokenizer_shapes import check_shapes
+from hf_distill.trainers.tokenizer_teacher import (
+    RecipeTeacher,
+    check_corpus,
+    open_ensemble,
+    open_teacher,
+    project_teacher,
+    teacher_origin,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -42,7 +53,9 @@ class Materials:
         overlap: What was left out of it.
         sources: Where its text comes from.
         models: The loaded models by name: the teacher, and those whose weights or shape students take.
-        teacher: The one of them that stands in the table.
+        teacher: Who stands in the table; where its vectors are projected, with the projection.
+        origin: Who that is.
+        projection: What a reader must know of the projection, if there is one.
     """
 
     tokenizers: dict[str, PreTrainedTokenizerBase]
@@ -51,6 +64,8 @@ class Materials:
     sources: list[TextSource]
     models: dict[str, SentenceTransformer]
     teacher: SentenceTransformer
+    origin: Origin
+    projection: str = ""
 
 
 def prepare(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> Materials:
@@ -62,12 +77,24 @@ def prepare(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> Materials:
 
     Returns:
         What the students need.
+
+    Raises:
+        FileNotFoundError: If a model, a source or a tokenizer is missing.
+        ValueError: If a student could not be made or does not fit the teacher, or the corpus is another teacher's.
     """
+    teacher = open_teacher(recipe)
+    models, jobs = {recipe.teacher: teacher.model}, [job for job in recipe.jobs(args) if not job.is_finished]
+    for name in sorted({job.model for job in jobs} - models.keys()):
+        models[name] = load_teacher(name, trust_remote_code=recipe.trust_remote_code)
+    check_shapes(jobs, models, recipe, args)
     held_out = held_out_texts(recipe)
     tokenizers = prepare_tokenizers(recipe, args, held_out)
-    dataset, overlap, sources = prepare_corpus(recipe, args, tokenizers, held_out)
-    teacher = load_teacher(recipe.teacher, trust_remote_code=recipe.trust_remote_code)
-    return Materials(tokenizers, dataset, overlap, sources, {recipe.teacher: teacher}, teacher)
+    dataset, overlap, sources = prepare_corpus(recipe, args, tokenizers, held_out, teacher)
+    model, projection = teacher.model, ""
+    if not recipe.teachers and recipe.teacher_dim not in (None, model.get_embedding_dimension()):
+        dataset, model, projection = project_teacher(dataset, model, recipe.teacher_dim)
+    origin = teacher_origin(recipe, teacher)
+    return Materials(tokenizers, dataset, overlap, sources, models, model, origin, projection)
 
 
 def prepare_tokenizers(
@@ -85,21 +112,34 @@ def prepare_tokenizers(
 
     Raises:
         FileNotFoundError: If one is missing.
-        ConnectionError: If one is neither a folder nor to be had from the Hub.
+        ConnectionError: If one that is not to be made is neither a folder nor to be had from the Hub.
         ImportError: If the package of the MFT tokenizer is missing.
     """
-    code = recipe.trust_remote_code
-    found = {name: load_tokenizer(p, trust_remote_code=code) for name, p in recipe.tokenizers.items() if p != TRAIN}
-    for name in recipe.tokenizers.keys() - found.keys():
+    found = {}
+    for name, entry in recipe.tokenizers.items():
         folder = Path(args.output_dir) / name
-        with process_state().main_process_first():
-            if not (folder / NOTE_NAME).is_file():  # which is written last
-                texts, rows, _ = corpus_texts(recipe.sources, recipe.tokenizer_texts, args.seed, held_out)
-                tokenizer = train_bpe(texts, recipe.vocab_size, progress=not args.disable_tqdm)
-                made = {"sources": rows, "seed": args.seed, **describe_texts(texts)}
-                save_tokenizer(tokenizer, folder, made, overwrite=True)
-        found[name] = load_tokenizer(str(folder))
-    return {name: found[name] for name in recipe.tokenizers}
+        if is_made(entry):
+            with process_state().main_process_first():
+                if not (folder / NOTE_NAME).is_file():  # which is written last
+                    _make_tokenizer(entry, folder, recipe, args, held_out)
+            entry = str(folder)
+        found[name] = load_tokenizer(entry, trust_remote_code=recipe.trust_remote_code)
+    return found
+
+
+def _make_tokenizer(
+    entry: str, folder: Path, recipe: TokenizerRecipe, args: EmbeddingDistillConfig, held_out: Sequence[str]
+) -> None:
+    """Saves the Hub's tokenizer, if one is named and can be had, or one that is trained here."""
+    hub_id = entry.removesuffix(OR_TRAIN) if entry != TRAIN else None
+    tokenizer, made = None, {}
+    if hub_id is not None:
+        tokenizer, made = take_from_hub(hub_id, trust_remote_code=recipe.trust_remote_code)
+    if tokenizer is None:
+        texts, rows, _ = corpus_texts(recipe.sources, recipe.tokenizer_texts, args.seed, held_out)
+        tokenizer = train_bpe(texts, recipe.vocab_size, progress=not args.disable_tqdm)
+        made |= {"sources": rows, "seed": args.seed, **describe_texts(texts)}
+    save_tokenizer(tokenizer, folder, made, overwrite=True)
 
 
 def prepare_corpus(
@@ -107,6 +147,7 @@ def prepare_corpus(
     args: EmbeddingDistillConfig,
     tokenizers: dict[str, PreTrainedTokenizerBase],
     held_out: Sequence[str],
+    teacher: RecipeTeacher,
 ) -> tuple[Dataset, OverlapReport, list[TextSource]]:
     """The encoded corpus: the given one, or `OUTPUT_DIR/corpus`, which is written if it is not there.
 
@@ -115,22 +156,28 @@ def prepare_corpus(
         args: Folder and seed.
         tokenizers: Whose ids it holds.
         held_out: Evaluation text; rows that overlap with it are left out.
+        teacher: Who embeds it, or must have.
 
     Returns:
         The data set, what was left out, and where the text comes from.
 
     Raises:
-        ValueError: If a column is missing or is not what it should be; names it.
-        FileNotFoundError: If a source or the teacher is missing.
+        ValueError: If a column is missing or is not what it should be, or another teacher embedded the corpus; names it.
+        FileNotFoundError: If a source or one of several teachers is missing.
     """
     place = recipe.corpus or str(Path(args.output_dir) / CORPUS)
     if recipe.corpus is None and not (Path(place) / CORPUS_NAME).is_file():
         texts, rows, overlap = corpus_texts(recipe.sources, recipe.num_texts, args.seed, held_out)
-        teacher, spec = _teacher_of(recipe, texts, Path(args.output_dir) / "teacher_cache", not args.disable_tqdm)
+        encoder, spec = teacher.encoder, teacher.spec
+        if recipe.teachers:
+            caches = Path(args.output_dir) / "teacher_cache"
+            encoder, spec = open_ensemble(recipe, texts, caches, not args.disable_tqdm), None
         origin = {"sources": rows, "seed": args.seed, "overlap_removed": overlap.removed}
         options = {"max_tokens": recipe.max_tokens, "num_proc": recipe.num_proc, "progress": not args.disable_tqdm}
-        logger.warning(str(encode_corpus(texts, tokenizers, teacher, place, spec=spec, origin=origin, **options)))
+        logger.warning(str(encode_corpus(texts, tokenizers, encoder, place, spec=spec, origin=origin, **options)))
     dataset = load_encoded_corpus(place, tokenizers)
+    if not recipe.teachers:
+        check_corpus(public_name(place), find_manifest(place), dataset, teacher)
     if recipe.corpus is not None and recipe.num_texts is not None:
         dataset = dataset.select(range(min(recipe.num_texts, len(dataset))))
     dataset, overlap = remove_overlap(dataset, "text", held_out)
@@ -140,32 +187,6 @@ def prepare_corpus(
     origin = CorpusManifest.load(place).origin
     overlap.removed += origin["overlap_removed"]
     return dataset, overlap, [TextSource(name, count) for name, count in origin["sources"].items()]
-
-
-def _teacher_of(
-    recipe: TokenizerRecipe, texts: Sequence[str], caches: Path, progress: bool
-) -> tuple[LiveTeacher | EmbedFunction | TeacherEnsemble, TeacherSpec | None]:
-    """Who embeds the corpus: one teacher, or the ensemble of several, whose caches are written first."""
-    if not recipe.teachers:
-        return named_teacher(recipe.teacher, prompt=recipe.prompt, trust_remote_code=recipe.trust_remote_code)
-    members = []
-    for name, entry in recipe.teachers.items():
-        prompt, code = entry.get("prompt"), recipe.trust_remote_code
-        teacher, spec = named_teacher(entry["model"], label=name, prompt=prompt, trust_remote_code=code)
-        members.append(write_cache(texts, teacher, caches, spec=spec, progress=progress, overwrite=True))
-    entries, routes, weights = list(recipe.teachers.values()), None, None
-    if recipe.ensemble == "route":
-        routes = [_route(len(text.split()), [entry.get("min_words", 0) for entry in entries]) for text in texts]
-    elif any("weight" in entry for entry in entries):
-        weights = [entry.get("weight", 1.0) for entry in entries]
-    options = {"weights": weights, "routes": routes, "dim": recipe.teacher_dim, "fit_rows": range(len(texts))}
-    return TeacherEnsemble(members, recipe.ensemble, **options), None
-
-
-def _route(words: int, from_words: Sequence[int]) -> int:
-    """The teacher with the highest bound that a text of so many words reaches; the first where it reaches none."""
-    reached = [member for member, bound in enumerate(from_words) if words >= bound]
-    return max(reached, key=lambda member: from_words[member], default=0)
 
 
 def held_out_texts(recipe: TokenizerRecipe) -> list[str]:

@@ -13,55 +13,18 @@ from typing import Any
 
 from hf_distill.data.stsb_tr import HUB_ID
 from hf_distill.data.tokenizers import STRATEGIES
-from hf_distill.evaluation.paired import SIMILARITIES_FILE
-from hf_distill.evaluation.results import RESULTS_FILE
 from hf_distill.teachers.ensemble import MODES
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.tokenizer_jobs import Job
 
 TRAIN = "train"
+OR_TRAIN = " or train"
 CORPUS, SCORES = "corpus", "scores"
 RECIPE_FILE = "recipe.json"
-_TRAINING = (
-    *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "token_budget", "max_length"),
-    *("num_train_epochs", "max_steps", "max_minutes", "weight_decay", "warmup_steps", "freeze"),
-    *("warmup_phase_steps", "warmup_phase_learning_rate", "warmup_phase_scheduler", "warmup_phase_trainable"),
-)
 # What all students of an output folder share.
-_SHARED = ("teacher", "teachers", "ensemble", "teacher_dim", "prompt", "tokenizers", "corpus", "sources", "num_texts")
-_SHARED += ("tokenizer_texts", "vocab_size", "max_tokens")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One student with one seed.
-
-    Args:
-        name: Of the student, `"mft-embeddinggemma"`.
-        tokenizer: Name of its tokenizer.
-        model: Whose encoder it is, and whose shape a random one has.
-        num_layers: How many of its layers; `None` for all.
-        random: Whether it starts from random weights.
-        seed: Of batches and random weights.
-        folder: Where the run is.
-    """
-
-    name: str
-    tokenizer: str
-    model: str
-    num_layers: int | None
-    random: bool
-    seed: int
-    folder: Path
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it is trained and scored: its last file is there."""
-        return is_finished(self.folder)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds results and, written after them, the similarities of the test pairs."""
-    return (folder / RESULTS_FILE).is_file() and (folder / SIMILARITIES_FILE).is_file()
+_SHARED = ("teacher", "teacher_revision", "teachers", "ensemble", "teacher_dim", "prompt", "tokenizers", "corpus")
+_SHARED += ("sources", "num_texts", "tokenizer_texts", "vocab_size", "max_tokens")
+_CUTS = ("num_layers", "hidden_size", "intermediate_size")
 
 
 @dataclass
@@ -69,8 +32,12 @@ class TokenizerRecipe:
     """Which tokenizers, which backbones, who teaches, on which text."""
 
     teacher: str | None = field(
-        default=None, metadata={"help": "Teacher: an id on the Hub, or a folder. Default: the first of teachers."}
+        default=None,
+        metadata={
+            "help": "Teacher: an id on the Hub, a folder, or use-multilingual-v3. Default: the first of teachers."
+        },
     )
+    teacher_revision: str | None = field(default=None, metadata={"help": "Revision of the teacher on the Hub."})
     prompt: str | None = field(
         default=None, metadata={"help": "Text that the teacher gets before every input. Default: its own."}
     )
@@ -85,15 +52,24 @@ class TokenizerRecipe:
         metadata={"help": "Several teachers as one: mean, concat, or route (by min_words: from so many words on)."},
     )
     teacher_dim: int | None = field(
-        default=None, metadata={"help": "Width that several teachers are brought to, that of the students. By PCA."}
+        default=None,
+        metadata={
+            "help": "Width that the teacher's vectors are brought to, that of the students. By PCA of the corpus."
+        },
     )
     tokenizers: dict | str | None = field(
         default=None,
-        metadata={"help": 'Name -> "mft", a folder, an id on the Hub, or "train": a byte-level BPE, made once.'},
+        metadata={
+            "help": 'Name -> "mft", a folder, an id on the Hub, "train": a byte-level BPE, made once, or "ID or train": the '
+            "Hub's where it can be had."
+        },
     )
     backbones: dict | str | None = field(
         default=None,
-        metadata={"help": 'Name -> model, or {"model", "num_layers"}, or null for random weights.'},
+        metadata={
+            "help": 'Name -> model, or {"model", "num_layers", "hidden_size", "intermediate_size"}, or null for random '
+            "weights."
+        },
     )
     random_shape: str | None = field(
         default=None, metadata={"help": "Backbone whose shape the random students have. Default: the last one."}
@@ -142,7 +118,7 @@ class TokenizerRecipe:
         self._check_students()
         if self.corpus is None and not (self.sources and self.num_texts):
             raise ValueError("Give --corpus, or --sources and --num_texts to encode one in OUTPUT_DIR/corpus.")
-        if TRAIN in self.tokenizers.values() and not self.sources:
+        if any(is_made(entry) for entry in self.tokenizers.values()) and not self.sources:
             raise ValueError(f'A tokenizer is to be made ("{TRAIN}"): give --sources, the text that it learns from.')
         if "stsb_tr" not in self.tasks:
             self.tasks = ["stsb_tr", *self.tasks]
@@ -157,8 +133,11 @@ class TokenizerRecipe:
                 raise ValueError(
                     f"teachers: {name!r} needs a model, and may have prompt, weight and min_words; it has {sorted(entry)}."
                 )
-        if self.teachers and (self.prompt is not None or self.corpus is not None):
-            raise ValueError("teachers have prompts of their own and write the corpus: drop --prompt and --corpus.")
+        own = [name for name in ("prompt", "corpus", "teacher_revision") if getattr(self, name) is not None]
+        if self.teachers and own:
+            raise ValueError(f"teachers have prompts of their own and write the corpus: drop --{' and --'.join(own)}.")
+        if self.teacher_dim is not None and self.teacher_dim < 1:
+            raise ValueError(f"teacher_dim is {self.teacher_dim}: give the width of the students, or leave it out.")
         if self.teacher is None and not self.teachers:
             raise ValueError("Give --teacher, or a --config that has one: recipes/configs/tokenizer/table.yaml.")
         self.teacher = self.teacher or next(iter(self.teachers.values()))["model"]
@@ -177,8 +156,10 @@ class TokenizerRecipe:
         }
         real = [name for name, entry in self.backbones.items() if entry is not None]
         for name in real:
-            if "model" not in self.backbones[name] or set(self.backbones[name]) - {"model", "num_layers"}:
-                raise ValueError(f"backbones: {name!r} needs a model and may have num_layers: {self.backbones[name]}.")
+            if "model" not in self.backbones[name] or set(self.backbones[name]) - {"model", *_CUTS}:
+                raise ValueError(
+                    f"backbones: {name!r} needs a model and may have {', '.join(_CUTS)}: {self.backbones[name]}."
+                )
         self.random_shape = self.random_shape or (real[-1] if real else None)
         if self.random_shape not in real:
             raise ValueError(f"random_shape must be one of the backbones {real}, but is {self.random_shape!r}.")
@@ -206,9 +187,9 @@ class TokenizerRecipe:
                     name = f"{tokenizer}-{backbone}"
                     shape = self.backbones[self.random_shape] if entry is None else entry
                     place = Path(args.output_dir) / f"{name}-seed{seed}"
-                    parts = (shape["model"], shape.get("num_layers"), entry is None)
+                    facts = {"model": shape["model"], **{cut: shape.get(cut) for cut in _CUTS}}
                     if self.only is None or name in self.only:
-                        found.append(Job(name, tokenizer, *parts, seed, place))
+                        found.append(Job(name, tokenizer, random=entry is None, seed=seed, folder=place, **facts))
         return found
 
     def shared(self, seed: int) -> dict[str, Any]:
@@ -217,20 +198,9 @@ class TokenizerRecipe:
         return json.loads(json.dumps({name: values[name] for name in _SHARED} | {"seed": seed}))
 
 
-def describe_job(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> dict[str, Any]:
-    """What one run is, for its `recipe.json`: the seeds of one student differ in `training.seed` only.
-
-    Args:
-        job: The run.
-        recipe: How its token vectors are composed.
-        args: How it is trained.
-
-    Returns:
-        JSON values.
-    """
-    training = {name: getattr(args, name) for name in _TRAINING} | args.weights_at(0) | {"seed": job.seed}
-    facts = {name: getattr(job, name) for name in ("name", "tokenizer", "model", "num_layers", "random")}
-    return json.loads(json.dumps(facts | {"strategy": recipe.strategy, "training": training}))
+def is_made(entry: str) -> bool:
+    """Whether a tokenizer of this entry is made here, always (`"train"`) or where the Hub has none (`"ID or train"`)."""
+    return entry == TRAIN or entry.endswith(OR_TRAIN)
 
 
-__all__ = ["CORPUS", "RECIPE_FILE", "TRAIN", "Job", "TokenizerRecipe", "describe_job", "is_finished"]
+__all__ = ["CORPUS", "OR_TRAIN", "RECIPE_FILE", "TRAIN", "TokenizerRecipe", "is_made"]

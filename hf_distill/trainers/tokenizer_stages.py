@@ -19,23 +19,27 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from hf_distill.data.encoded_corpus import TEACHER_EMBEDDING
-from hf_distill.data.model_pruning import prune_model
 from hf_distill.data.token_ids import IDS_SUFFIX
 from hf_distill.data.tokenizers import SurgeryReport, swap_tokenizer
 from hf_distill.evaluation.checkpoints import MODEL_FOLDER
 from hf_distill.evaluation.paired import write_pair_scores
 from hf_distill.evaluation.report import write_report
-from hf_distill.evaluation.results import Results
-from hf_distill.evaluation.score_cache import shared_scores
+from hf_distill.evaluation.results import ModelRow, Results
+from hf_distill.evaluation.score_cache import shared_scores, write_atomically
 from hf_distill.evaluation.suite import check_data, parse_tasks
+from hf_distill.evaluation.tokenizer_comparison import compare_tokenizers
 from hf_distill.evaluation.training_summary import TrainingSummary
 from hf_distill.evaluation.turkish import turkish_evaluators
+from hf_distill.teachers.function_model import FunctionModule
 from hf_distill.teachers.live import load_teacher
+from hf_distill.teachers.writer import process_state
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.students import without_dropout, wrap_encoder
+from hf_distill.trainers.tokenizer_jobs import Job, describe_job, differing_field, is_finished
 from hf_distill.trainers.tokenizer_materials import Materials
-from hf_distill.trainers.tokenizer_recipe import RECIPE_FILE, Job, TokenizerRecipe, describe_job
+from hf_distill.trainers.tokenizer_recipe import RECIPE_FILE, TokenizerRecipe
+from hf_distill.trainers.tokenizer_shapes import cut_encoder, cut_head, describe_cut
 from hf_distill.trainers.training_summary import describe_origin, stage_of, summarise_tokenizer_student
 
 
@@ -59,24 +63,29 @@ def open_experiment(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> li
         raise ValueError(
             "--push_to_hub names one model, and these are several: push each with recipes/push_student.py."
         )
+    if args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "--resume_from_checkpoint names one run, and these are several: leave it out, each goes on from its own."
+        )
     folder, jobs = Path(args.output_dir), recipe.jobs(args)
-    asked = {folder: recipe.shared(args.seed)} | {job.folder: describe_job(job, recipe, args) for job in jobs}
+    asked = {folder: recipe.shared(args.seed)}
+    asked |= {job.folder: describe_job(job, recipe.strategy, args) for job in jobs}
     for place, request in asked.items():
         if not (place / RECIPE_FILE).is_file() or (recipe.fresh and place != folder):
             continue
         found = json.loads((place / RECIPE_FILE).read_text(encoding="utf-8"))
-        changed = [name for name in request if request[name] != found.get(name)]
-        if changed:
-            name, remedy = changed[0], "" if place == folder else ", or give --fresh to train this student anew"
+        if changed := differing_field(found, request):
+            name, old, new = changed
+            remedy = "" if place == folder else ", or give --fresh to train this student anew"
             raise ValueError(
-                f"{place} was made with {name}={found.get(name)!r}, but now {name}={request[name]!r}. Choose another "
-                f"--output_dir{remedy}."
+                f"{place} was made with {name}={old!r}, but now {name}={new!r}. Choose another --output_dir{remedy}."
             )
     check_evaluation(recipe)
-    for job in jobs if recipe.fresh and args.process_index == 0 else ():
-        shutil.rmtree(job.folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE_FILE).write_text(json.dumps(asked[folder], indent=2) + "\n", encoding="utf-8")
+    if args.process_index == 0:
+        for job in jobs if recipe.fresh else ():
+            shutil.rmtree(job.folder, ignore_errors=True)
+        write_atomically(folder / RECIPE_FILE, json.dumps(asked[folder], indent=2) + "\n")
+    process_state().wait_for_everyone()  # only now can the others tell which students are finished
     return jobs
 
 
@@ -117,10 +126,10 @@ def new_student(job: Job, recipe: TokenizerRecipe, materials: Materials) -> tupl
     if job.model not in materials.models:
         materials.models[job.model] = load_teacher(job.model, trust_remote_code=recipe.trust_remote_code)
     source, tokenizer = materials.models[job.model], materials.tokenizers[job.tokenizer]
-    encoder = prune_model(source[0].auto_model, num_layers=job.num_layers)
+    encoder = cut_encoder(job, source)
     options = {"strategy": recipe.strategy, "init": "random" if job.random else "source", "seed": job.seed}
     encoder, report = swap_tokenizer(encoder, source.tokenizer, tokenizer, **options)
-    head = [copy.deepcopy(module) for module in list(source)[1:]]
+    head = cut_head(job, source)
     if job.random:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(job.seed)
@@ -142,9 +151,10 @@ def job_arguments(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfi
     Returns:
         A copy.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
-    request = json.dumps(describe_job(job, recipe, args), indent=2) + "\n"
-    (job.folder / RECIPE_FILE).write_text(request, encoding="utf-8")
+    if args.process_index == 0:
+        request = json.dumps(describe_job(job, recipe.strategy, args), indent=2) + "\n"
+        write_atomically(job.folder / RECIPE_FILE, request)
+    process_state().wait_for_everyone()
     mine = copy.copy(args)
     mine.output_dir, mine.seed = str(job.folder), job.seed
     mine.include_num_input_tokens_seen = "non_padding"  # no command line can say it: the field is a truth value there
@@ -158,7 +168,7 @@ def notes(recipe: TokenizerRecipe, materials: Materials) -> list[str]:
     if recipe.teachers:
         names = ", ".join(recipe.teachers)
         found.append(f"Taught by several: {recipe.ensemble} of {names}. The teacher's row is {recipe.teacher} alone.")
-    return [*found, str(materials.overlap)]
+    return [*found, *filter(None, [materials.projection]), str(materials.overlap)]
 
 
 def summarise(
@@ -173,25 +183,56 @@ def summarise(
         trainer: Its trainer, after `train()`.
 
     Returns:
-        The summary. Some layers of a model are another source of weights than all of them, and are named so.
+        The summary. Where weights are a part of a model's, the note of their origin says so.
     """
-    teacher, start = describe_origin(recipe.teacher, materials.teacher), None
-    if not job.random:
-        source = materials.models[job.model]
-        start = describe_origin(job.model, source)
-        if job.num_layers is not None:
-            note = f"{job.num_layers} of its {source[0].auto_model.config.num_hidden_layers} layers"
-            start = replace(start, name=f"{start.name}-{job.num_layers}layers", on_hub=False, note=note)
+    source = materials.models[job.model]
+    revision = recipe.teacher_revision if job.model == recipe.teacher else None
+    start, cut = describe_origin(job.model, source, revision), describe_cut(job, source)
+    start = replace(start, note="; ".join(filter(None, [start.note, cut])))
     return summarise_tokenizer_student(
         trainer,
-        teacher,
-        start,
-        job.tokenizer,
+        materials.origin,
+        None if job.random else start,
+        {"tokenizer": job.tokenizer, "backbone": start.name} | ({"cut": cut} if cut else {}),
         materials.sources,
         materials.overlap,
         [stage_of("distillation", trainer)],
         recipe.languages or (),
     )
+
+
+def without_unknown(rows: list[ModelRow], teacher: SentenceTransformer) -> list[ModelRow]:
+    """Takes out of the row of a teacher that is a plain function what nobody knows: its size, and the memory it needs.
+
+    Args:
+        rows: What was measured.
+        teacher: The teacher.
+
+    Returns:
+        The same rows.
+    """
+    for row in rows if isinstance(teacher[0], FunctionModule) else ():
+        if row.role == "teacher":
+            row.size = None
+            row.speed = row.speed and replace(row.speed, dtype="float32", peak_memory_mb=None)
+    return rows
+
+
+def compare_finished(recipe: TokenizerRecipe, args: EmbeddingDistillConfig) -> dict[str, Path]:
+    """Writes the table of all students that are finished, also in other calls; the first process does.
+
+    Args:
+        recipe: Their names.
+        args: The folder.
+
+    Returns:
+        The files; none where no student is finished, and for other processes.
+    """
+    if args.process_index != 0:
+        return {}
+    folders = [path for name in recipe.names() for path in sorted(Path(args.output_dir).glob(f"{name}-seed*"))]
+    finished = [path for path in folders if is_finished(path)]
+    return compare_tokenizers(finished, args.output_dir) if finished else {}
 
 
 def finish(
@@ -224,10 +265,12 @@ def finish(
 
 __all__ = [
     "check_evaluation",
+    "compare_finished",
     "finish",
     "job_arguments",
     "new_student",
     "notes",
     "open_experiment",
     "summarise",
+    "without_unknown",
 ]

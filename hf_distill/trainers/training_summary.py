@@ -83,7 +83,7 @@ def summarise_tokenizer_student(
     trainer: EmbeddingDistillTrainer,
     teacher: Origin,
     start: Origin | None,
-    tokenizer: str,
+    settings: Mapping[str, Any],
     sources: Sequence[TextSource],
     overlap: OverlapReport,
     stages: Sequence[Stage],
@@ -95,7 +95,7 @@ def summarise_tokenizer_student(
         trainer: The trainer, after `train()`.
         teacher: Who taught.
         start: Whose weights the student started with; `None` for random ones.
-        tokenizer: Name of the student's tokenizer.
+        settings: `tokenizer`, its name; `backbone`, the model whose encoder or shape it has; `cut`, which part of that.
         sources: Where the text came from.
         overlap: What was removed from the training text.
         stages: What each stage took, see `stage_of`.
@@ -106,13 +106,18 @@ def summarise_tokenizer_student(
     """
     args, model = trainer.args, trainer.model
     config = student_encoder(model).config
-    settings = {"num_layers": config.num_hidden_layers, "width": config.hidden_size, "tokenizer": tokenizer}
+    settings = {
+        "num_layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "vocabulary": len(model.tokenizer),
+        **settings,
+    }
     if args.warmup_phase_steps:
         settings["warm-up phase"] = f"{args.warmup_phase_steps} steps"
     return TrainingSummary(
         teacher=teacher,
         init_from=start,
-        student="layers",
+        student="tokenizer",
         settings=settings,
         losses={term: getattr(args, f"{term}_weight") for term in args.active_terms()},
         sources=list(sources),

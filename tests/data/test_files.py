@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -50,8 +51,32 @@ def test_pairs_and_extra_columns(tmp_path: Path, suffix: str) -> None:
     assert {"a", "b", "c", "d"} < set(mixed)
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "tsv", "txt"])
+def test_files_packed_by_gzip(tmp_path: Path, suffix: str) -> None:
+    plain = Path(_write(tmp_path / f"my.{suffix}", [{"text": text} for text in TEXTS]))
+    packed = tmp_path / f"packed.{suffix}.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert is_file_name(str(packed))
+    assert load_source(str(packed), seed=3)["text"][:] == load_source(str(plain), seed=3)["text"][:]
+
+
+@pytest.mark.parametrize("negative", [[], ["not this"]])
+def test_rows_that_are_lists_as_in_allnli(tmp_path: Path, negative: list[str]) -> None:
+    rows = [["A person on a horse.", "A person outdoors.", *negative], ["Two\u2028lines", "a pair", *negative]]
+    packed = tmp_path / "AllNLI.jsonl.gz"
+    packed.write_bytes(gzip.compress("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()))
+    expected = [{"anchor": row[0], "positive": row[1]} for row in rows]
+    assert load_file(packed).to_list() == expected
+    whole = tmp_path / "AllNLI.json"
+    whole.write_text(json.dumps(rows), encoding="utf-8")
+    assert load_file(whole).to_list() == expected
+    assert sorted(load_mix({str(packed): 1.0}, total=2)["positive"]) == ["A person outdoors.", "a pair"]
+
+
 def test_a_name_is_no_file() -> None:
     assert not is_file_name("wordnet_topics")
+    assert not is_file_name("texts.parquet.gz")
+    assert not is_file_name("texts.gz")
     assert not is_file_name("sentence-transformers/all-nli")
 
 
@@ -71,7 +96,15 @@ def test_missing_file(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x"}\n{"other": "y"}\n', "line 2, column 'text': no text but None"),
         ("a.jsonl", '{"text": 5}', "line 1, column 'text': no text but 5"),
         ("a.jsonl", '{"text": "x"}\n{"text": ', "line 2: not valid JSON"),
-        ("a.jsonl", '"just a string"', "line 1: not an object"),
+        ("a.jsonl", '"just a string"', "line 1: neither an object with named fields nor a list"),
+        ("a.jsonl", '["alone"]', "line 1: a list must be .*has 1 entries"),
+        ("a.jsonl", '["a", "b"]\n["a", "b", "c", "d"]', "line 2: a list must be .*has 4 entries"),
+        ("a.jsonl", '["a", 1]', "line 1: a list must be .*all of them texts"),
+        ("a.jsonl", '["a", ["b", "c"]]', "line 1: a list must be .*all of them texts"),
+        ("a.jsonl", '["a", " "]', "line 1, column 'positive': no text but ' '"),
+        ("a.jsonl", '{"text": "x"}\n["a", "b"]', "line 2, column 'text': no text but None"),
+        ("a.json", '["a", "b"]\n["c", "d"]', r"not valid JSON.*belongs into a \.jsonl file"),
+        ("a.jsonl.gz", "no gzip at all", r"a\.jsonl\.gz cannot be read: Not a gzipped file"),
         ("a.json", '[{"text": "x"}', "not valid JSON"),
         (
             "a.json",
@@ -89,6 +122,16 @@ def test_bad_content_is_named(tmp_path: Path, name: str, content: str, message: 
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_source(str(path))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_gzip_file_is_named(tmp_path: Path, damage: str) -> None:
+    path, content = tmp_path / "a.txt.gz", bytearray(gzip.compress(" ".join(map(str, range(999))).encode()))
+    if damage == "changed":
+        content[40:60] = b"\xff" * 20
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    with pytest.raises(ValueError, match=r"a\.txt\.gz cannot be read"):
+        load_file(path)
 
 
 def test_wrong_encoding(tmp_path: Path) -> None:

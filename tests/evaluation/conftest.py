@@ -134,7 +134,7 @@ def _make_tokenizer_run(
     training = TrainingSummary(
         teacher=Origin("org/the-teacher"),
         init_from=None if source is None else Origin(source),
-        student="layers",
+        student="tokenizer",
         settings={},
         losses={"cosine": 1.0},
         sources=[],
@@ -159,7 +159,10 @@ def _make_tokenizer_run(
         seen = {"num_input_tokens_seen": tokens * step // 400} if counted else {}
         log.append({"step": step, "eval_stsb_tr_pearson": value, "eval_stsb_tr_spearman": value, **seen})
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    (folder / "recipe.json").write_text(json.dumps({"num_texts": 9000, "training": {"seed": seed}}))
+    backbone = "random" if source is None else source.rpartition("/")[2]
+    recipe = {"name": f"{tokenizer}-{backbone}", "tokenizer": tokenizer, "model": source or "org/e5"}
+    recipe |= {"num_layers": None, "random": source is None, "num_texts": 9000, "training": {"seed": seed}}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hf_distill.evaluation.checkpoints import (
     choose_checkpoints,
     find_checkpoints,
     load_checkpoint,
+    load_run_teacher,
     publish_checkpoint,
     read_log_history,
     require_same_config,
@@ -117,3 +119,16 @@ def test_damaged_weights(run):
     (run / "checkpoint-3" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="checkpoint-3 cannot be loaded"):
         load_checkpoint(run / "checkpoint-3")
+
+
+def test_the_teacher_of_a_run_or_of_its_experiment(run, tiny_sentence_transformer):
+    assert load_run_teacher(run) is None
+    teacher = str(tiny_sentence_transformer)
+    (run.parent / "recipe.json").write_text(json.dumps({"teacher": teacher}))
+    (run / "recipe.json").write_text(json.dumps({"name": "mft-e5", "tokenizer": "mft"}))
+    shown, model = load_run_teacher(run)
+    assert shown == "/".join(Path(teacher).parts[-2:])
+    assert model.get_embedding_dimension() == 32
+    (run / "recipe.json").write_text(json.dumps({"teacher": "nobody/nothing"}))  # the run's own comes first
+    with pytest.raises((OSError, ValueError), match="nobody/nothing"):
+        load_run_teacher(run)

@@ -105,6 +105,20 @@ def test_put_keeps_the_scores_of_the_same_model_only():
     assert results.row("student").size is None
 
 
+def test_speeds_are_of_one_session():
+    speed, later = (ModelSpeed(rate, 200.0, 5.0, 9.0, "a machine", "float32") for rate in (10.0, 3.0))
+    rows = [ModelRow(role, role, speed=speed, fingerprint=role) for role in ("teacher", "student", "untrained")]
+    results = Results("r")
+    results.put_session(rows)
+    assert {row.speed for row in results.rows} == {speed}
+    results.put_session([ModelRow("student", "student", metrics={"test": {"a": 1.0}}, fingerprint="student")])
+    assert {row.speed for row in results.rows} == {speed}  # nothing was measured anew
+    results.put_session([ModelRow(role, role, speed=later, fingerprint=role) for role in ("teacher", "student")])
+    assert [row.speed for row in results.rows] == [later, later, None]
+    results.put_session([ModelRow("student", "student", speed=speed, fingerprint="student")])
+    assert [row.speed for row in results.rows] == [None, speed, None]
+
+
 def test_bad_results():
     with pytest.raises(ValueError, match="cannot be 'judge'"):
         ModelRow("judge", "x")

@@ -93,6 +93,39 @@ def test_unequal_tokens_are_said(make_tokenizer_run, tmp_path):
     assert "The students of mft did not see equal tokens: mft-e5 2.00M, mft-random-init 1.00M." in text
 
 
+def test_a_column_for_the_tasks_of_mteb(make_tokenizer_run, tmp_path):
+    runs = [make_tokenizer_run(tmp_path / "a"), make_tokenizer_run(tmp_path / "b", source=None)]
+    runs += [make_tokenizer_run(tmp_path / "c", "tabi")]  # without
+    for run, extra in zip(runs[:2], ({"mteb_Other_f1": 0.9}, {}), strict=True):
+        results = Results.read(run)
+        for row, score in zip(results.rows, (0.8, 0.5, 0.7), strict=True):  # teacher, untrained, student
+            row.metrics["test"] |= {"mteb_STS22_spearman": score, "mteb_Xnli_accuracy": score - 0.1, **extra}
+        results.write(run)
+    text = compare_tokenizers(runs, tmp_path / "out")["table"].read_text(encoding="utf-8")
+    header = cells(text, "model")
+    assert header[8] == "mteb (2 tasks)"  # that both have
+    rows = [line for line in text.split("\n\n")[1].splitlines()[2:]]
+    assert [row.split("|")[9].strip() for row in rows] == ["75.00", "65.00", "45.00", "65.00", "45.00", "", ""]
+    assert "of its tasks: STS22_spearman, Xnli_accuracy." in text
+    without = compare_tokenizers(runs[2:], tmp_path / "out")["table"].read_text(encoding="utf-8")
+    assert "mteb" not in without
+
+
+def test_how_long_it_took(make_tokenizer_run, tmp_path):
+    runs = [make_tokenizer_run(tmp_path / name, source=source) for name, source in (("a", None), ("b", "org/e5"))]
+
+    def note():
+        text = compare_tokenizers(runs, tmp_path / "out")["table"].read_text(encoding="utf-8")
+        return [line for line in text.splitlines() if "of all students" in line]
+
+    assert note()[0].startswith("* Training and scoring of all students: 12 min.")
+    for minutes, said in ((1.0, "at least 10 min."), (None, "")):  # after an interruption; not known
+        results = Results.read(runs[1])
+        results.minutes = minutes
+        results.write(runs[1])
+        assert [said in line for line in note()] == ([True] if said else [])
+
+
 def test_what_is_not_known_is_left_out(make_tokenizer_run, tmp_path):
     folder = make_tokenizer_run(tmp_path / "a", counted=False)
     results = Results.read(folder)

@@ -12,6 +12,11 @@ from hf_distill.evaluation.results import Results
 from hf_distill.evaluation.tokenizer_students import PEARSON, learning_curve, read_students
 
 
+def change_recipe(run, **changes):
+    path = run / "recipe.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_six_students_in_order(tokenizer_runs):
     students = read_students(tokenizer_runs)
     assert [student.name for student in students] == [
@@ -32,6 +37,16 @@ def test_six_students_in_order(tokenizer_runs):
 def test_random_weights_come_last_whatever_the_order(tokenizer_runs):
     names = [student.source for student in read_students([tokenizer_runs[2], *tokenizer_runs[:2]])]
     assert names == ["e5", "e5-6layers", "random-init"]
+
+
+def test_a_student_is_known_by_the_name_in_its_recipe(make_tokenizer_run, tmp_path):
+    """Two backbones in folders that are both called `model` stay two; the model's own name is another's."""
+    runs = [make_tokenizer_run(tmp_path / name, source="model") for name in ("a", "b")]
+    for run in runs:
+        change_recipe(run, name=f"mft-{run.name}-300m", model=f"runs/{run.name}/model")
+    control = make_tokenizer_run(tmp_path / "c", source=None)
+    names = [student.name for student in read_students([*runs, control])]
+    assert names == ["mft-a-300m", "mft-b-300m", "mft-random-init"]
 
 
 def test_seeds_are_averaged(make_tokenizer_run, tmp_path):
@@ -83,6 +98,8 @@ def test_tokens_that_nobody_counted(make_tokenizer_run, tmp_path):
         ("metric", "lacks the student's test stsb_tr_spearman"),
         ("seed", "does not say its seed"),
         ("recipe", "num_texts is 5 there and 9000 here"),
+        ("source", "'e5' is org/e5 with num_layers 6 in .*b, but org/e5 in .*a. Give runs"),
+        ("kind", "b/recipe.json lacks name, random: it is of no tokenizer experiment"),
     ],
 )
 def test_runs_that_do_not_belong(make_tokenizer_run, tmp_path, change, message):
@@ -112,7 +129,11 @@ def test_runs_that_do_not_belong(make_tokenizer_run, tmp_path, change, message):
     elif change == "seed":
         results.seed = None
     elif change == "recipe":
-        (runs[1] / "recipe.json").write_text(json.dumps({"num_texts": 5, "training": {"seed": 1}}))
+        change_recipe(runs[1], num_texts=5)
+    elif change == "source":
+        change_recipe(runs[1], name="mft-e5", random=False, num_layers=6)
+    elif change == "kind":
+        change_recipe(runs[1], name=None, random=None)
     results.write(tmp_path / "b")
     pairs.write(tmp_path / "b")
     with pytest.raises(ValueError, match=message):
@@ -121,6 +142,9 @@ def test_runs_that_do_not_belong(make_tokenizer_run, tmp_path, change, message):
 
 def test_a_run_that_is_not_finished(make_tokenizer_run, tmp_path):
     folder = make_tokenizer_run(tmp_path / "a")
+    (folder / "recipe.json").rename(folder / "other.json")
+    with pytest.raises(FileNotFoundError, match="no recipe.json in .*a. Run its recipe again"):
+        read_students([folder])
     (folder / "similarities.json").unlink()
     with pytest.raises(FileNotFoundError, match="was not scored to the end"):
         read_students([folder])

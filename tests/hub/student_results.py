@@ -15,6 +15,7 @@ def training(student: str = "deltanet", **changes) -> TrainingSummary:
         "deltanet": {"num_layers": 2, "width": 32, "mixer": "ridge", "local_size": 3},
         "layers": {"num_layers": 1, "width": 32, "source_layers": 2},
         "static": {"width": 16},
+        "tokenizer": {"num_layers": 1, "width": 32, "vocabulary": 32768, "tokenizer": "mft", "backbone": TEACHER.name},
     }
     summary = TrainingSummary(
         teacher=TEACHER,

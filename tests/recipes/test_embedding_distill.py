@@ -58,6 +58,8 @@ def test_the_recipe_leaves_a_model_and_a_report_and_goes_on(tiny_config: Path, t
         (["--student", "rnn"], "student must be one of"),
         (["--metric_for_best_model", "stsb_test"], "must not be chosen on the test split"),
         (["--sources", '{"wikipedia": 1}'], "wikipedia"),
+        (["--tasks", "stsb", "poetry"], "poetry"),
+        (["--resume_from_checkpoint", "nowhere"], "trainer_state.json is missing"),
     ],
 )
 def test_wrong_arguments_end_before_any_work(

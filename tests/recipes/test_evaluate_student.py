@@ -120,16 +120,22 @@ def test_turkish_tasks_from_a_folder(recipe, run, monkeypatch, tiny_texts):
 
 def test_test_split_once_for_the_chosen_checkpoint(recipe, run, splits_read, monkeypatch):
     from hf_distill.evaluation import suite
-    from hf_distill.evaluation.results import Results
+    from hf_distill.evaluation.results import ModelRow, Results
+    from hf_distill.evaluation.speed import ModelSpeed
 
     scored = []
     original = suite.evaluate_model
     monkeypatch.setattr(
         suite,
         "evaluate_model",
-        lambda model, tasks, split, *args: scored.append(split) or original(model, tasks, split, *args),
+        lambda model, tasks, split, *args, **more: (
+            scored.append(split) or original(model, tasks, split, *args, **more)
+        ),
     )
+    earlier = ModelSpeed(9.0, 90.0, 1.0, 2.0, "another day", "float32")
+    Results("my-run", [ModelRow("untrained", "u", speed=earlier)]).write(run)
     results = recipe.main(recipe.EvaluateConfig(str(run), checkpoints="10,30", tasks="stsb", test=True))
+    assert results.row("untrained").speed is None  # it did not take turns with the others
     assert scored.count("test") == 2  # teacher and student, not the other checkpoint
     assert scored.index("test") > 2  # after the choice
     assert results.row("student").speed.texts_per_second > 0
@@ -137,6 +143,7 @@ def test_test_split_once_for_the_chosen_checkpoint(recipe, run, splits_read, mon
         recipe.EvaluateConfig(str(run), checkpoints=str(results.selected_step), tasks="stsb", speed=False)
     )
     assert again.row("student").metrics["test"] == results.row("student").metrics["test"]  # of the same weights
+    assert again.row("student").speed == results.row("student").speed
     other = {10: 30, 30: 10}[results.selected_step]
     recipe.main(recipe.EvaluateConfig(str(run), checkpoints=str(other), tasks="stsb", speed=False))
     assert "test" not in Results.read(run).row("student").metrics  # no score of other weights

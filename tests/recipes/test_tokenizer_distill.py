@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,9 +146,7 @@ def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_has_every_student(finished: Path) -> None:
     table = (finished / "tokenizers.md").read_text(encoding="utf-8")
     values = json.loads((finished / "tokenizers.json").read_text(encoding="utf-8"))
-    teacher = Path(values["teacher"]["name"]).name
-    names = {f"{t}-{s}" for t in ("mft", "tabi") for s in (teacher, f"{teacher}-1layers", "random-init")}
-    assert {student["name"] for student in values["students"]} == names
+    assert {student["name"] for student in values["students"]} == set(STUDENTS)
     for student in values["students"]:
         assert student["name"] in table
         assert student["spent"]["steps"]["mean"] == 6  # both phases
@@ -214,7 +214,7 @@ def test_students_encode_strings_and_ids_alike_without_the_library(finished: Pat
 @pytest.mark.slow
 def test_another_request_in_the_same_folder_is_refused(recipe: ModuleType, config: Path, finished: Path) -> None:
     for change, message in (
-        (["--learning_rate", "0.1"], "training=.*--fresh"),
+        (["--learning_rate", "0.1"], "training.learning_rate=.*--fresh"),
         (["--vocab_size", "400"], "vocab_size=320, but now vocab_size=400"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -248,12 +248,12 @@ def test_a_wrong_argument_is_one_line(config: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["table", "smoke", *HUB_CONFIGS])
+@pytest.mark.parametrize("name", ["table", "table_use", "smoke", *HUB_CONFIGS])
 def test_every_config_is_understood(recipe: ModuleType, name: str) -> None:
     asked, args = recipe.parse(["--config", str(CONFIGS / f"{name}.yaml")])
     assert args.active_terms() == ["cosine"]
     assert args.load_best_model_at_end
-    assert len({job.folder for job in asked.jobs(args)}) == {"table": 6, "smoke": 6}.get(name, 1)
+    assert len({job.folder for job in asked.jobs(args)}) == {"table": 6, "table_use": 4, "smoke": 9}.get(name, 1)
     if name in HUB_CONFIGS:
         assert asked.names() == [
             f"{tokenizer}-{start}"
@@ -264,3 +264,94 @@ def test_every_config_is_understood(recipe: ModuleType, name: str) -> None:
         assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 256
         assert (args.warmup_phase_steps, args.num_train_epochs, args.learning_rate) == (100, 1, 5e-5)
         assert asked.corpus == "alibayram/cosmos-corpus-encoded"
+
+
+@pytest.mark.parametrize("failure", [FloatingPointError("The term cosine is nan."), KeyboardInterrupt()])
+def test_finished_students_have_their_table_whatever_ends_the_run(
+    recipe: ModuleType, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, failure: BaseException
+) -> None:
+    from hf_distill.trainers import tokenizer_materials, tokenizer_stages
+
+    def run(job: Any, *_: Any) -> None:
+        if job.name == "mft-random-init":
+            raise failure
+        job.folder.mkdir()
+        for file in ("results.json", "similarities.json"):
+            (job.folder / file).write_text("{}")
+
+    def compare(folders: list[Path], output: str) -> dict[str, Path]:
+        compared.append([folder.name for folder in folders])
+        if broken:
+            raise ValueError("a run lacks a row")
+        table = Path(output) / "tokenizers.md"
+        table.write_text("the table")
+        return {"table": table}
+
+    compared, broken = [], False
+    monkeypatch.setattr(recipe, "run_student", run)
+    monkeypatch.setattr(tokenizer_stages, "compare_tokenizers", compare)
+    monkeypatch.setattr(tokenizer_materials, "prepare", lambda *_: SimpleNamespace(dataset=[1, 2]))
+    arguments = ["--config", str(config), "--output_dir", str(tmp_path)]
+    with pytest.raises(type(failure)) as caught:
+        recipe.main(*recipe.parse(arguments))
+    assert caught.value is failure
+    assert compared == [["mft-tiny-seed42", "mft-tiny-1layer-seed42"]]
+    assert capsys.readouterr().out.endswith("the table")
+    broken = True
+    with pytest.raises(type(failure)):
+        recipe.main(*recipe.parse(arguments))
+    assert "There is no table: a run lacks a row" in capsys.readouterr().err
+
+
+def test_nan_is_one_line(monkeypatch: pytest.MonkeyPatch, config: Path, tmp_path: Path) -> None:
+    from hf_distill import hardware
+    from hf_distill.trainers import tokenizer_stages
+
+    def fail(*_: Any) -> None:
+        raise FloatingPointError("The term cosine is nan at step 3.")
+
+    monkeypatch.setattr(hardware, "use_all_cores", lambda: None)
+    monkeypatch.setattr(tokenizer_stages, "open_experiment", fail)
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), "--config", str(config), "--output_dir", str(tmp_path)])
+    with pytest.raises(SystemExit, match="error: The term cosine is nan at step 3"):
+        runpy.run_path(str(RECIPE), run_name="__main__")
+
+
+def test_the_configuration_of_use_says_how_it_fits(recipe: ModuleType) -> None:
+    asked, args = recipe.parse(["--config", str(CONFIGS / "table_use.yaml")])
+    assert (asked.teacher, asked.teacher_dim) == ("use-multilingual-v3", 384)
+    assert asked.tokenizers["tabi"] == "alibayram/TabiBERT-tokenizer-32k or train"
+    table, others = recipe.parse(["--config", str(CONFIGS / "table.yaml")])
+    assert asked.sources == table.sources
+    assert args.output_dir != others.output_dir
+
+
+@pytest.mark.slow
+def test_a_plain_function_teaches_a_student(
+    recipe: ModuleType, config: Path, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    from hf_distill.teachers import named
+    from hf_distill.teachers.manifest import TeacherSpec
+    from hf_distill.trainers import tokenizer_teacher
+
+    def letters(texts: list[str]) -> np.ndarray:
+        return np.array(
+            [[1 + text.count(chr(97 + n % 26)) * (n + 1) for n in range(40)] for text in texts], dtype=float
+        )
+
+    spec = TeacherSpec(teacher="use-multilingual-v3", weights_sha256="ab" * 32, dtype="float32")
+    monkeypatch.setattr(named, "use_multilingual", lambda *_: (letters, spec))
+    monkeypatch.setattr(tokenizer_teacher, "use_tokenizer", lambda: AutoTokenizer.from_pretrained(tiny_bert))
+    change = ["--teacher", "use-multilingual-v3", "--teacher_dim", "32", "--only", "tabi-tiny-1layer"]
+    files = recipe.main(*recipe.parse(["--config", str(config), "--output_dir", str(tmp_path / "out"), *change]))
+    assert "| use-multilingual-v3 (teacher) |" in files["table"].read_text(encoding="utf-8")
+    run = tmp_path / "out" / "tabi-tiny-1layer-seed42"
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    teacher = next(row for row in results["rows"] if row["role"] == "teacher")
+    assert teacher["size"] is None
+    assert teacher["metrics"]["test"]["stsb_tr_pearson"] != 0
+    assert any("40 numbers a text are brought to the students' 32 by PCA" in note for note in results["notes"])
+    assert results["training"]["teacher"]["name"] == "use-multilingual-v3"
+    assert "use-multilingual-v3" in (run / "README.md").read_text(encoding="utf-8")

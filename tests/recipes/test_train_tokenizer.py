@@ -79,13 +79,13 @@ def test_evaluation_text_is_left_out(
 
 
 def test_from_the_hub_or_its_stand_in(
-    recipe: ModuleType, options: dict, tiny_bert: str, monkeypatch: pytest.MonkeyPatch, capsys
+    recipe: ModuleType, options: dict, tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     config = recipe.TrainTokenizerConfig(**options, from_hub="org/tabi")
     note = recipe.main(config)
     assert note["stand_in_for"] == "org/tabi"
     assert note["vocab_size"] == 320
-    assert "in place of org/tabi a tokenizer is trained here" in capsys.readouterr().err
+    assert "in place of org/tabi a tokenizer is trained here" in caplog.text
     # a name that loads gives that tokenizer, and nothing is read or trained
     missing = {**options, "sources": {"nowhere.txt": 1}, "output_dir": options["output_dir"] + "2"}
     taken = recipe.main(recipe.TrainTokenizerConfig(**missing, from_hub=tiny_bert))

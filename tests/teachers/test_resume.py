@@ -188,11 +188,9 @@ def test_full_disk(
 def test_space_is_checked_before_the_first_step(
     tmp_path: Path, tiny_sentence_transformer: str, tiny_texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_distill.teachers import writer
-
     live = LiveTeacher(tiny_sentence_transformer, dtype="float32", device="cpu")
-    usage = writer.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=100))
     monkeypatch.setattr(live, "forward", lambda *_, **__: pytest.fail("work started"))
     with pytest.raises(OSError, match="only 0 MB are free"):
         write_cache(tiny_texts, live, tmp_path, progress=False)

@@ -156,6 +156,18 @@ def test_mpnet_teachers(tiny_bert, texts, tmp_path):
     assert MixerAlignmentTrainer(student, args, texts, teacher=teacher).train().training_loss > 0
 
 
+def test_nan_of_the_teacher_is_found_before_the_first_step(make_aligner, tiny_sentence_transformer, live):
+    model = SentenceTransformer(tiny_sentence_transformer, device="cpu")
+    with torch.no_grad():
+        model[0].auto_model.encoder.layer[1].attention.output.dense.weight[0, 0] = float("nan")
+    student = HfdDeltaNetModel.from_teacher(live.encoder)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    trainer = make_aligner(student, teacher=LiveTeacher(model, "float32"), logging_steps=50)
+    with pytest.raises(ValueError, match="gives NaN or infinity in the attention of layer 1. Check its weights"):
+        trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
 def test_bad_input(make_aligner, live):
     with pytest.raises(ValueError, match="no rows"):
         make_aligner(data=Dataset.from_dict({"text": []}))

@@ -115,12 +115,23 @@ def test_gain_summary():
     summary = gain_summary(state(0.5, 0.8, 0.7), "sts_spearman", True, control=0.6)
     assert summary.passed
     assert (summary.best, summary.start, summary.control) == (0.8, 0.5, 0.6)
-    assert "best 0.8000" in str(summary)
+    assert str(summary) == (
+        "gain: eval_sts_spearman best 0.8000, start of this stage 0.5000, random-init control 0.6000"
+    )
     assert not gain_summary(state(0.5, 0.8), "eval_sts_spearman", True, control=0.9).passed
     assert not gain_summary(state(0.5, 0.4), "sts_spearman", True).passed
     assert gain_summary(state(0.5, 0.4), "sts_spearman", False).passed
     assert not gain_summary(state(0.5), "sts_spearman", True).passed
     assert "NO GAIN" in str(gain_summary(TrainerState(), "sts_spearman", True))
+
+
+def test_a_gain_beats_the_untrained_student_too():
+    """A stage before this one may have been worth it, or have done harm: the start of this stage does not say."""
+    summary = gain_summary(state(0.5, 0.8), "sts_spearman", True, untrained=0.7)
+    assert summary.passed
+    assert "start of this stage 0.5000, untrained 0.7000, random-init control not measured" in str(summary)
+    assert not gain_summary(state(0.5, 0.8), "sts_spearman", True, untrained=0.9).passed
+    assert gain_summary(state(0.5, 0.4), "sts_spearman", False, untrained=0.45).passed
 
 
 def test_require_gain_fails_a_run_without_gain(make_trainer, texts):

@@ -1,4 +1,4 @@
-"""Two processes (torchrun, gloo, CPU): heads stay equal, and the run is that of one process with the doubled batch."""
+"""Two processes (torchrun, gloo, CPU): heads stay equal, and the run is that of one with the doubled batch; no sharding."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from transformers import Trainer
 
 from hf_distill.trainers.distributed import gather_rows, world_size
 
@@ -34,6 +37,27 @@ def run_worker(processes: int, arguments: dict, folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def model_and_cache(tiny_sentence_transformer, cache, tiny_texts):
     return {"model": tiny_sentence_transformer, "cache": str(cache.path), "texts": tiny_texts}
+
+
+@pytest.mark.parametrize(
+    ("sharding", "message"),
+    [("fsdp", "FSDP would shard.*--multi_gpu"), (3, "ZeRO-3 would partition.*zero2.yaml"), (2, None)],
+)
+def test_a_launcher_that_shards_the_student_is_refused(make_trainer, monkeypatch, sharding, message):
+    create = Trainer.create_accelerator_and_postprocess
+
+    def create_sharded(trainer):
+        create(trainer)
+        trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = sharding == "fsdp", sharding != "fsdp"
+        plugin = SimpleNamespace(zero_stage=sharding)
+        monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", property(lambda state: plugin))
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", create_sharded)
+    if message is None:
+        assert make_trainer().is_deepspeed_enabled
+        return
+    with pytest.raises(ValueError, match=message):
+        make_trainer()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hf_distill.trainers.students import build_student, spaced_layers
+from hf_distill.trainers.students import build_student, spaced_layers, wrap_encoder
 
 TEXTS = ["a small river runs past the old mill", "the train", "two children were playing with a red ball"]
 
@@ -67,6 +68,19 @@ def test_saved_students_load_and_name_no_folder(kind: str, source: SentenceTrans
     np.testing.assert_array_equal(loaded.encode(TEXTS), student.encode(TEXTS))
     for file in (tmp_path / "student").rglob("*.json"):
         assert "tmp" not in file.read_text(encoding="utf-8"), file
+
+
+def test_a_tokenizer_that_pads_on_the_left(source: SentenceTransformer, tmp_path: Path) -> None:
+    """Its texts are padded on the right, here and after loading: the others of a batch never move its positions."""
+    tokenizer = copy.deepcopy(source.tokenizer)
+    tokenizer.padding_side = "left"
+    student = wrap_encoder(source[0].auto_model, tokenizer, 64)
+    assert tokenizer.padding_side == "left"
+    student.save_pretrained(str(tmp_path), create_model_card=False)
+    for model in (student, SentenceTransformer(str(tmp_path), device="cpu")):
+        alone = np.concatenate([model.encode([text]) for text in TEXTS])
+        np.testing.assert_allclose(model.encode(TEXTS), alone, atol=1e-6)
+    np.testing.assert_allclose(alone, source.encode(TEXTS), atol=1e-6)
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(1, [5]), (2, [0, 5]), (3, [0, 2, 5]), (6, [0, 1, 2, 3, 4, 5])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer, models
@@ -74,6 +75,41 @@ def test_live_teacher_with_another_tokenizer_reads_the_texts(make_trainer, stran
     ids = trainer.train_dataset.remove_columns("text")
     with pytest.raises(ValueError, match="needs the text column"):
         make_trainer(teacher=stranger, data=ids)
+
+
+def broken(folder, word="the"):
+    """A live teacher whose vector of one word holds a NaN."""
+    model = SentenceTransformer(folder, device="cpu")
+    with torch.no_grad():
+        model[0].auto_model.embeddings.word_embeddings.weight[model.tokenizer.vocab[word], 0] = float("nan")
+    return LiveTeacher(model, dtype="float32")
+
+
+@pytest.mark.parametrize("case", ["embedding", "hidden states", "other tokenizer"])
+def test_nan_of_a_live_teacher_is_found_before_the_first_step(
+    make_trainer, tiny_sentence_transformer, stranger, case, monkeypatch
+):
+    teacher = broken(tiny_sentence_transformer)
+    if case == "hidden states":  # finite embeddings, and hidden states that no term needs before step 10
+        teacher.model[1].forward = lambda features: {**features, "sentence_embedding": torch.ones(8, 32)}
+    if case == "other tokenizer":
+        monkeypatch.setattr(stranger, "embed", lambda texts: np.full((len(texts), 32), np.inf, np.float32))
+        teacher = stranger
+    schedule = {"hidden_weight": {0: 0.0, 10: 0.0, 11: 1.0}} if case == "hidden states" else {}
+    trainer = make_trainer(teacher=teacher, logging_steps=50, bucket_by_length=False, **schedule)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    part = "hidden_1" if case == "hidden states" else "embedding"
+    with pytest.raises(ValueError, match=f"The teacher '.*' gives NaN or infinity in {part}.*Check its weights"):
+        trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_nan_that_a_later_batch_brings_is_found_on_the_cpu(student, config, tiny_sentence_transformer):
+    source = TeacherSource(broken(tiny_sentence_transformer, "violin"), student, config())
+    batches = [student.tokenizer([text], return_tensors="pt") for text in ("a red ball", "the violin")]
+    assert source.answer(dict(batches[0]), False, torch.device("cpu"))["teacher_embedding"].isfinite().all()
+    with pytest.raises(ValueError, match="gives NaN or infinity in embedding"):
+        source.answer(dict(batches[1]), False, torch.device("cpu"))
 
 
 def test_terms_this_student_has_nothing_for(student, config, live, tiny_sentence_transformer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,20 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from transformers import AutoTokenizer
 
 from hf_distill.data.bpe import train_bpe
 from hf_distill.data.encoded_corpus import load_encoded_corpus
 from hf_distill.data.overlap import OverlapReport
-from hf_distill.trainers import tokenizer_materials, tokenizer_stages
+from hf_distill.evaluation.training_summary import Origin
+from hf_distill.trainers import tokenizer_stages, tokenizer_teacher
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.students import wrap_encoder
+from hf_distill.trainers.tokenizer_jobs import describe_job, is_finished
 from hf_distill.trainers.tokenizer_materials import Materials, prepare_corpus, prepare_tokenizers, speed_texts
-from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe, describe_job, is_finished
-from hf_distill.trainers.tokenizer_stages import job_arguments, new_student, notes, open_experiment
+from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
+from hf_distill.trainers.tokenizer_stages import compare_finished, job_arguments, new_student, notes, open_experiment
+from hf_distill.trainers.tokenizer_teacher import open_teacher
 
 TEXTS = ["a small river runs past the old mill", "the train", "two children were playing with a red ball"]
 
@@ -53,7 +58,8 @@ def args(tmp_path: Path) -> EmbeddingDistillConfig:
 def materials(tiny_sentence_transformer: str, tiny_texts: list[str]) -> Materials:
     teacher = SentenceTransformer(tiny_sentence_transformer, device="cpu")
     tokenizers = {"words": teacher.tokenizer, "tabi": train_bpe(tiny_texts, 300, progress=False)}
-    return Materials(tokenizers, None, OverlapReport(0, 1), [], {tiny_sentence_transformer: teacher}, teacher)
+    models = {tiny_sentence_transformer: teacher}
+    return Materials(tokenizers, None, OverlapReport(0, 1), [], models, teacher, Origin("tiny"))
 
 
 def test_jobs_are_tokenizers_times_backbones_times_seeds(fields: dict[str, Any], args: EmbeddingDistillConfig) -> None:
@@ -65,7 +71,7 @@ def test_jobs_are_tokenizers_times_backbones_times_seeds(fields: dict[str, Any],
     control, half = jobs[:2]
     assert (control.random, control.num_layers) == (True, 1)  # the shape of the last backbone
     assert (half.random, half.tokenizer, half.model) == (False, "tabi", fields["teacher"])
-    first, second = (describe_job(job, recipe, args) for job in (jobs[0], jobs[2]))
+    first, second = (describe_job(job, recipe.strategy, args) for job in (jobs[0], jobs[2]))
     assert first.pop("training") == second["training"] | {"seed": 1}
     assert first == {name: value for name, value in second.items() if name != "training"}
     mine = job_arguments(half, recipe, args)
@@ -102,7 +108,7 @@ def test_a_dense_head_is_kept_and_random_in_the_control(
         modules=[Transformer(tiny_bert, max_seq_length=64), Pooling(32, "mean"), Dense(32, 16), Normalize()],
         device="cpu",
     )
-    own = Materials(materials.tokenizers, None, OverlapReport(0, 1), [], {tiny_sentence_transformer: model}, model)
+    own = replace(materials, models={tiny_sentence_transformer: model}, teacher=model)
     recipe = TokenizerRecipe(**fields)
     whole, _, control, *_ = recipe.jobs(args)
     clone, random = (new_student(job, recipe, own)[0] for job in (whole, control))
@@ -148,7 +154,8 @@ def test_several_teachers_with_their_own_prompts(
     )
     assert recipe.teacher == tiny_sentence_transformer
     tokenizers = prepare_tokenizers(recipe, args, [])
-    dataset, overlap, sources = prepare_corpus(recipe, args, tokenizers, [])
+    teacher = open_teacher(recipe)
+    dataset, overlap, sources = prepare_corpus(recipe, args, tokenizers, [], teacher)
     assert dataset.column_names == ["text", "tabi_input_ids", "teacher_embedding_final"]
     vectors = np.array(dataset["teacher_embedding_final"][:])
     assert vectors.shape == (len(dataset), 32)
@@ -158,34 +165,36 @@ def test_several_teachers_with_their_own_prompts(
         cosines = (vectors * model.encode(asked)).sum(1)
         assert cosines.min() > 0.99
     assert [(source.name, source.rows) for source in sources] == [("texts.txt", 40)]
-    found = notes(recipe, Materials(tokenizers, dataset, overlap, sources, {}, None))
+    found = notes(recipe, Materials(tokenizers, dataset, overlap, sources, {}, teacher.model, Origin("tiny")))
     assert found[0].startswith(f"Taught by several: {mode} of plain, long.")
     # a second time nothing is made: the files are not touched
     files = sorted(path for path in Path(args.output_dir).rglob("*") if path.is_file())
     times = [path.stat().st_mtime_ns for path in files]
-    assert prepare_corpus(recipe, args, prepare_tokenizers(recipe, args, []), [])[0]["text"][:] == dataset["text"][:]
+    again, *_ = prepare_corpus(recipe, args, prepare_tokenizers(recipe, args, []), [], teacher)
+    assert again["text"][:] == dataset["text"][:]
     assert [path.stat().st_mtime_ns for path in files] == times
 
 
 def test_a_given_corpus(fields: dict[str, Any], args: EmbeddingDistillConfig, tiny_bert: str, tmp_path: Path) -> None:
     fields["tokenizers"] = {"words": tiny_bert}
     made = TokenizerRecipe(**fields)
-    dataset, _, _ = prepare_corpus(made, args, prepare_tokenizers(made, args, []), [])
+    teacher = open_teacher(made)
+    dataset, _, _ = prepare_corpus(made, args, prepare_tokenizers(made, args, []), [], teacher)
     place = str(Path(args.output_dir) / "corpus")
     assert load_encoded_corpus(place)["text"][:] == dataset["text"][:]
     given = TokenizerRecipe(**{**fields, "corpus": place, "num_texts": 10})
     tokenizers = prepare_tokenizers(given, args, [])
-    part, overlap, sources = prepare_corpus(given, args, tokenizers, [dataset["text"][2]])
+    part, overlap, sources = prepare_corpus(given, args, tokenizers, [dataset["text"][2]], teacher)
     assert overlap.removed >= 1
     assert len(part) + overlap.removed == 10
     assert [(source.name, source.rows, source.hub_id) for source in sources] == [("corpus", len(part), None)]
     with pytest.raises(ValueError, match="no column 'tabi_input_ids'"):
-        prepare_corpus(given, args, {"tabi": tokenizers["words"]}, [])
+        prepare_corpus(given, args, {"tabi": tokenizers["words"]}, [], teacher)
 
 
 def test_routes_and_texts_for_speed() -> None:
-    assert [tokenizer_materials._route(words, [0, 20, 5]) for words in (1, 5, 19, 20)] == [0, 2, 2, 1]
-    assert tokenizer_materials._route(1, [3, 20]) == 0
+    assert [tokenizer_teacher._route(words, [0, 20, 5]) for words in (1, 5, 19, 20)] == [0, 2, 2, 1]
+    assert tokenizer_teacher._route(1, [3, 20]) == 0
     texts = ["x" * length for length in range(1, 400)]
     chosen = speed_texts(texts)
     assert len(chosen) <= 120
@@ -197,14 +206,16 @@ def test_routes_and_texts_for_speed() -> None:
     [
         ({"teacher": None}, "Give --teacher"),
         ({"tokenizers": None}, "Give --tokenizers"),
-        ({"backbones": {"a": {"layers": 3}}}, "needs a model and may have num_layers"),
+        ({"backbones": {"a": {"layers": 3}}}, "needs a model and may have num_layers, hidden_size, intermediate"),
+        ({"teacher_dim": 0}, "teacher_dim is 0: give the width of the students"),
+        ({"tokenizers": {"a": "org/x or train"}, "sources": None, "corpus": "x"}, "give --sources"),
         ({"random_shape": "gpt"}, "random_shape must be one of the backbones"),
         ({"tokenizers": {"corpus": "train"}}, "cannot be called 'corpus'"),
         ({"num_texts": None}, "--num_texts to encode one"),
         ({"sources": None, "corpus": "x"}, "give --sources"),
         ({"strategy": "sum"}, "strategy must be one of"),
         ({"teachers": {"a": {"prompt": "x"}}}, "needs a model"),
-        ({"teachers": {"a": {"model": "x"}}, "prompt": "query: "}, "drop --prompt and --corpus"),
+        ({"teachers": {"a": {"model": "x"}}, "prompt": "query: "}, "drop --prompt"),
     ],
 )
 def test_bad_requests(change: dict[str, Any], message: str, fields: dict[str, Any]) -> None:
@@ -230,3 +241,64 @@ def test_a_folder_of_another_experiment_is_refused(
     args.push_to_hub = True
     with pytest.raises(ValueError, match="push_student"):
         open_experiment(recipe, args)
+
+
+def test_a_part_of_a_backbone_is_written_down(
+    fields: dict[str, Any], args: EmbeddingDistillConfig, tiny_sentence_transformer: str
+) -> None:
+    part = {"model": tiny_sentence_transformer, "hidden_size": 16, "intermediate_size": 24}
+    recipe = TokenizerRecipe(**{**fields, "backbones": {"part": part}})
+    job = recipe.jobs(args)[0]
+    assert (job.num_layers, job.hidden_size, job.intermediate_size) == (None, 16, 24)
+    job_arguments(job, recipe, args)
+    written = json.loads((job.folder / "recipe.json").read_text(encoding="utf-8"))
+    assert (written["hidden_size"], written["intermediate_size"]) == (16, 24)
+
+
+def test_the_first_process_alone_writes_and_deletes(
+    fields: dict[str, Any], args: EmbeddingDistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = []
+
+    class State:
+        def wait_for_everyone(self) -> None:
+            waited.append(sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None)
+
+    folder = Path(args.output_dir)
+    monkeypatch.setattr(tokenizer_stages, "check_evaluation", lambda recipe: None)
+    monkeypatch.setattr(tokenizer_stages, "process_state", State)
+    recipe = TokenizerRecipe(**fields)
+    job = recipe.jobs(args)[0]
+    with monkeypatch.context() as context:  # the second process, which is faster
+        context.setattr(EmbeddingDistillConfig, "process_index", 1)
+        open_experiment(recipe, args)
+        job_arguments(job, recipe, args)
+        assert compare_finished(recipe, args) == {}
+    assert waited == [None, None]
+    open_experiment(recipe, args)
+    job_arguments(job, recipe, args)
+    assert waited[2:] == [["recipe.json"], ["recipe.json", job.folder.name]]
+    fresh = TokenizerRecipe(**fields, fresh=True)
+    with monkeypatch.context() as context:
+        context.setattr(EmbeddingDistillConfig, "process_index", 1)
+        open_experiment(fresh, args)
+    assert waited[-1] == ["recipe.json", job.folder.name]
+    open_experiment(fresh, args)
+    assert waited[-1] == ["recipe.json"]  # nobody goes on before the old runs are gone
+
+
+def test_the_tokenizer_of_the_hub_or_one_that_is_trained(
+    fields: dict[str, Any], args: EmbeddingDistillConfig, tiny_bert: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = TokenizerRecipe(**{**fields, "tokenizers": {"hub": f"{tiny_bert} or train", "none": "org/none or train"}})
+    found = prepare_tokenizers(recipe, args, [])
+    assert "in place of org/none a tokenizer is trained here" in caplog.text
+    assert found["hub"].get_vocab() == AutoTokenizer.from_pretrained(tiny_bert).get_vocab()
+    assert len(found["none"]) == 300
+    note = json.loads((Path(args.output_dir) / "none" / "training.json").read_text(encoding="utf-8"))
+    assert (note["stand_in_for"], note["sources"]) == ("org/none", {"texts.txt": 64})
+    note = json.loads((Path(args.output_dir) / "hub" / "training.json").read_text(encoding="utf-8"))
+    assert note["from_hub"] == tiny_bert
+    # what was taken once stays, whether the Hub can be reached then or not
+    moved = TokenizerRecipe(**{**fields, "tokenizers": {"hub": "org/none or train"}})
+    assert prepare_tokenizers(moved, args, [])["hub"].get_vocab() == found["hub"].get_vocab()

@@ -7,9 +7,18 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from sentence_transformers import SentenceTransformer
-from transformers import PreTrainedTokenizer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import (
+    AutoTokenizer,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    PreTrainedTokenizer,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from hf_distill.data.collators import DistillCollator
+from hf_distill.data.tokenizers import swap_tokenizer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 
 PAD = 5
@@ -114,6 +123,40 @@ def test_padding_changes_neither_embeddings_nor_loss(make_trainer, swapped, enco
     mask = torch.ones_like(batch := torch.tensor([rows[0]["mft_input_ids"] + [PAD] * 9]))
     unmasked = swapped({"input_ids": batch, "attention_mask": mask})["sentence_embedding"]
     assert not torch.allclose(unmasked, tight[:1], atol=1e-3), "padding that counts is seen"
+
+
+@pytest.mark.parametrize("kind", ["roberta", "gemma"])
+def test_padding_on_either_side_changes_nothing(kind, tokenizer, encoded, tiny_bert):
+    """Where positions count from the first token or are relative. BERT counts columns: batches are padded on the right."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes |= {"vocab_size": 264, "pad_token_id": 1}  # the padding of the source is a word of the target
+    if kind == "roberta":
+        source = XLMRobertaModel(XLMRobertaConfig(**sizes, max_position_embeddings=80))
+    else:
+        heads = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 16, "use_bidirectional_attention": True}
+        source = Gemma3TextModel(Gemma3TextConfig(**sizes, **heads))
+    encoder, _ = swap_tokenizer(source.eval(), AutoTokenizer.from_pretrained(tiny_bert), tokenizer, init="random")
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(10.0)  # so that positions and attention count
+    rows = encoded["mft_input_ids"][:12]
+    pooling = Pooling(16, "mean")
+
+    @torch.no_grad()
+    def run(rows: list[list[int]], width: int, left: bool = False, mask_padding: bool = True) -> torch.Tensor:
+        gaps = [[PAD] * (width - len(row)) for row in rows]
+        ids = torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, gaps, strict=True)])
+        mask = torch.tensor([[0] * len(gap) + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)])
+        mask = (mask if left else mask.flip(1)) if mask_padding else torch.ones_like(mask)
+        hidden = encoder(input_ids=ids, attention_mask=mask)[0]
+        return pooling({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
+
+    longest = max(map(len, rows))
+    alone = torch.cat([run([row], len(row)) for row in rows])
+    for width in (longest, longest + 9):
+        assert torch.allclose(run(rows, width), alone, atol=1e-5)
+        assert torch.allclose(run(rows, width, left=True), alone, atol=1e-5)
+    assert not torch.allclose(run(rows, longest, left=True, mask_padding=False), alone, atol=1e-2)
 
 
 def test_every_real_token_trains_and_padding_does_not(make_trainer, swapped, encoded):

@@ -9,9 +9,12 @@ from dataclasses import asdict
 import pytest
 
 from hf_distill.data.overlap import OverlapReport
-from hf_distill.evaluation.training_summary import TrainingSummary
-from hf_distill.trainers import training_summary
+from hf_distill.evaluation.training_summary import Origin, TrainingSummary
+from hf_distill.trainers import tokenizer_stages, training_summary
 from hf_distill.trainers.embedding_stages import EmbeddingRecipe
+from hf_distill.trainers.tokenizer_jobs import Job
+from hf_distill.trainers.tokenizer_materials import Materials
+from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
 from hf_distill.trainers.training_summary import describe_origin, stage_of, summarise_training
 
 
@@ -110,3 +113,27 @@ def test_origins(live, tiny_sentence_transformer, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "_model_card_text", None)
     assert describe_origin("org/teacher", model, "v1").license is None
     assert describe_origin("org/teacher", model, "v1").revision == "v1"
+
+
+@pytest.mark.parametrize(("layers", "random"), [(None, False), (1, False), (1, True)])
+def test_summary_of_a_student_with_another_tokenizer(
+    make_trainer, live, tiny_sentence_transformer, tmp_path, monkeypatch, layers, random
+):
+    """The base model keeps its own name, whatever was cut out of it; random weights keep that of their shape."""
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    base = Origin("org/base", "a" * 40, "mit", on_hub=True, note="dequantised")
+    monkeypatch.setattr(tokenizer_stages, "describe_origin", lambda *args: base)
+    job = Job("mft-half", "mft", "org/base", layers, random, 42, tmp_path)
+    recipe = TokenizerRecipe(
+        teacher="org/base", tokenizers={"mft": "mft"}, backbones={"half": "org/base"}, corpus="c", languages=["tr"]
+    )
+    materials = Materials({}, None, OverlapReport(5, 95), [], {"org/base": live.model}, live.model, base)
+    summary = tokenizer_stages.summarise(job, recipe, materials, trainer)
+    cut = {"cut": "1 of its 2 layers"} if layers else {}
+    note = "dequantised; 1 of its 2 layers" if layers else "dequantised"
+    assert summary.init_from == (None if random else Origin("org/base", "a" * 40, "mit", on_hub=True, note=note))
+    own = {"num_layers": 2, "width": 32, "vocabulary": len(trainer.model.tokenizer)}
+    assert summary.settings == {**own, "tokenizer": "mft", "backbone": "org/base", **cut}
+    assert (summary.student, summary.languages, summary.teacher) == ("tokenizer", ["tr"], base)
+    assert TrainingSummary.from_dict(json.loads(json.dumps(asdict(summary)))) == summary
