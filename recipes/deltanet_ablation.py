@@ -130,5 +130,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("Stopped. The same command goes on with the variants that are missing.", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         sys.exit(f"error: {error}")

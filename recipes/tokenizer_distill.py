@@ -104,7 +104,7 @@ def run_student(
         command=command_line("recipes/tokenizer_distill.py", sys.argv[1:]),
         seed=job.seed,
         minutes=(time.monotonic() - started) / 60,
-        notes=[*stages.notes(recipe, materials), str(surgery), str(trainer.check_gain())],
+        notes=[*stages.notes(recipe, materials), str(surgery)],
         training=stages.summarise(job, recipe, materials, trainer),
     )
     stages.finish(job, recipe, trainer, results, named)

@@ -20,6 +20,7 @@ logger = logging.get_logger(__name__)
 
 MODEL_FOLDER = "model"
 STATE_FILE = "trainer_state.json"
+RECIPE_FILE = "recipe.json"
 # What a checkpoint holds to resume training with: pickles and bookkeeping, nothing that a model needs.
 _NOT_MODEL = (
     "*.pt",
@@ -225,18 +226,27 @@ def load_run_teacher(
 
     Returns:
         `tuple[str, SentenceTransformer]` or `None`: its name, shown without local folders, and the teacher; None where
-        the run names none.
+        the run names none, or one whose vectors were projected for the student, which only its recipe can do. One that
+        `recipe.json` names has the revision and the prompt with which it taught.
     """
-    from hf_distill.teachers.live import load_teacher  # seconds of imports, which a list of checkpoints can do without
+    # seconds of imports, which a list of checkpoints can do without
+    from hf_distill.teachers.named import named_teacher, scored_model
 
-    folder = Path(run).resolve()
-    for recipe in (folder / "recipe.json", folder.parent / "recipe.json"):
-        if name is None and recipe.is_file():
-            name = json.loads(recipe.read_text(encoding="utf-8")).get("teacher")
+    folder, asked = Path(run).resolve(), {"teacher": name}
+    for recipe in (folder / RECIPE_FILE, folder.parent / RECIPE_FILE):
+        if asked.get("teacher") is None and recipe.is_file():
+            asked = json.loads(recipe.read_text(encoding="utf-8"))
+    name = asked.get("teacher")
     if name is None:
         return None
+    if asked.get("teacher_dim") is not None:
+        logger.warning(
+            "The run's teacher was projected (teacher_dim), so it is not scored again: its row stays as it is."
+        )
+        return None
     shown = "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
-    return shown, load_teacher(name, trust_remote_code=trust_remote_code)
+    options = {"revision": asked.get("teacher_revision"), "prompt": asked.get("prompt")}
+    return shown, scored_model(*named_teacher(name, trust_remote_code=trust_remote_code, **options))
 
 
 def load_checkpoint(path: str | Path, device: str | None = None) -> SentenceTransformer:

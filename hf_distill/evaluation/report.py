@@ -13,6 +13,7 @@ from hf_distill.data.length import BUCKETS
 from hf_distill.evaluation.checkpoints import MODEL_FOLDER, read_log_history
 from hf_distill.evaluation.results import ROLES, ModelRow, Results
 from hf_distill.evaluation.score_cache import write_atomically
+from hf_distill.hub.own_code import OwnCode, own_code
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -280,18 +281,18 @@ def footnotes(results: Results) -> list[str]:
     return notes + results.notes
 
 
-def readme_text(results: Results, has_curves: bool, has_code: bool) -> str:
+def readme_text(results: Results, has_curves: bool, code: OwnCode) -> str:
     """Write the README of a run folder.
 
     Args:
         results (`Results`): the results.
         has_curves (`bool`): whether the picture lies beside it.
-        has_code (`bool`): whether the model brings its own modelling code.
+        code (`OwnCode`): what the model brings, and what must be installed for it.
 
     Returns:
         `str`: Markdown with the metadata that the Hub reads.
     """
-    trust = ", trust_remote_code=True" if has_code else ""
+    trust = ", trust_remote_code=True" if code.files else ""
     facts = [
         ("command", f"`{results.command}`" if results.command else ""),
         ("seed", "" if results.seed is None else str(results.seed)),
@@ -303,6 +304,7 @@ def readme_text(results: Results, has_curves: bool, has_code: bool) -> str:
         "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n"
         "tags:\n- hf_distill\n- knowledge-distillation\n- sentence-transformers\n---",
         f"# {results.run}",
+        f"```bash\n{code.install}\n```" if code.install else "",
         f"```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f'model = SentenceTransformer("{MODEL_FOLDER}"{trust})\n'
         'vectors = model.encode(["A first sentence.", "A second one."])\n```',
@@ -343,8 +345,8 @@ def write_report(
         files["curves"] = plot_curves(log, folder / CURVES_FILE, results.run, reference, results.selected_step)
     except (ImportError, ValueError) as error:
         logger.warning("No curves were drawn: %s", error)
-    has_code = any((folder / MODEL_FOLDER).glob("*.py"))
-    write_atomically(folder / README_FILE, readme_text(results, "curves" in files, has_code))
+    text = readme_text(results, "curves" in files, own_code(folder / MODEL_FOLDER))
+    write_atomically(folder / README_FILE, text)
     try:
         from hf_distill.evaluation.html_report import write_html_report
 

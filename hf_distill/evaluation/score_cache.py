@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_distill.hardware import package_versions
+from hf_distill.teachers.files import replace_file
 from hf_distill.teachers.fingerprint import sha256_of_tokenizer, sha256_of_weights
 
 if TYPE_CHECKING:
@@ -123,6 +123,4 @@ def write_atomically(path: Path, text: str) -> None:
         text (`str`): its content, written as UTF-8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, text.encode())

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hf_distill.evaluation.checkpoints import RECIPE_FILE
 from hf_distill.evaluation.report import quality_metrics
 from hf_distill.evaluation.results import Results
 
-_RECIPE_FILE = "recipe.json"
 _LENGTHS = ("1_32", "33_128", "129_256")
+_TRAINING = "training."
 
 
 class Spread(NamedTuple):
@@ -130,9 +131,12 @@ def require_one_configuration(folders: Sequence[Path], runs: Sequence[Results]) 
     teachers = {row.fingerprint for results in runs if (row := results.row("teacher"))}
     if len(teachers) > 1:
         raise ValueError("These runs have different teachers, so their means would mix two things.")
-    recipes = [_recipe(folder) for folder in folders]
+    recipes = [_recipe(folder, results) for folder, results in zip(folders, runs, strict=True)]
     for folder, recipe in zip(folders[1:], recipes[1:], strict=True):
-        differing = [name for name in sorted({*recipe, *recipes[0]}) if recipe.get(name) != recipes[0].get(name)]
+        # a training field that one side lacks is one that an older version did not write down
+        names = [name for name in {*recipe, *recipes[0]} if not name.startswith(_TRAINING)]
+        names += [name for name in recipe.keys() & recipes[0].keys() if name.startswith(_TRAINING)]
+        differing = [name for name in sorted(names) if recipe.get(name) != recipes[0].get(name)]
         if differing:
             name = differing[0]
             raise ValueError(
@@ -141,13 +145,13 @@ def require_one_configuration(folders: Sequence[Path], runs: Sequence[Results]) 
             )
 
 
-def _recipe(folder: Path) -> dict[str, Any]:
-    """Read what a run was asked for, without its seed; empty where it left no recipe."""
-    path = folder / _RECIPE_FILE
+def _recipe(folder: Path, results: Results) -> dict[str, Any]:
+    """Read what a run was asked for, without its seed, and its loss terms, of which a recipe names the active ones only."""
+    path = folder / RECIPE_FILE
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     values.pop("control_minutes", None)  # another model's, trained after the student
-    training = values.pop("training", {})
-    return values | {f"training.{name}": value for name, value in training.items() if name != "seed"}
+    training = values.pop("training", {}) | ({"losses": results.training.losses} if results.training else {})
+    return values | {f"{_TRAINING}{name}": value for name, value in training.items() if name != "seed"}
 
 
 __all__ = ["Spread", "require_one_configuration", "spread", "summarise_seeds"]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_distill.evaluation.checkpoints import read_log_history, series
+from hf_distill.evaluation.checkpoints import RECIPE_FILE, read_log_history, series
 from hf_distill.evaluation.paired import PairScores, pearson
 from hf_distill.evaluation.results import ModelRow, Results
 from hf_distill.evaluation.seeds import Spread, require_one_configuration, spread
@@ -22,7 +22,6 @@ from hf_distill.evaluation.tokenizer_stats import TokenizerStats
 PEARSON, SPEARMAN = "stsb_tr_pearson", "stsb_tr_spearman"
 RANDOM = "random-init"
 _ROLES = ("teacher", "student", "untrained")
-_RECIPE_FILE = "recipe.json"
 _CUTS = ("num_layers", "hidden_size", "intermediate_size")
 _AGAIN = "Run its recipe again, it goes on from there, or leave the run out."
 
@@ -260,9 +259,9 @@ def _read_start(folder: Path) -> Start:
 
     A student is called `<tokenizer>-<backbone>`. The model's own name would not do: two models can be folders of one name.
     """
-    path = folder / _RECIPE_FILE
+    path = folder / RECIPE_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {_RECIPE_FILE} in {folder}. {_AGAIN}")
+        raise FileNotFoundError(f"There is no {RECIPE_FILE} in {folder}. {_AGAIN}")
     recipe = json.loads(path.read_text(encoding="utf-8"))
     lacking = [name for name in ("name", "tokenizer", "model", "random") if recipe.get(name) is None]
     if lacking:

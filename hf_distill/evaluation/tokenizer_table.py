@@ -294,6 +294,7 @@ def comparison_notes(comparison: TokenizerComparison) -> list[str]:
         f"Tokens a word and lengths: {stats.texts:,} held-out Turkish texts of {stats.words:,} words; lengths with "
         "special tokens. Characters a second: one text after the other, one thread.",
         *_budget_notes(students),
+        *_rate_notes(students),
     ]
     hardware = sorted({run.results.training.hardware for run in runs if run.results.training})
     notes.append(f"Trained on {'; '.join(hardware)}. Minutes are those of training, evaluations included.")
@@ -316,6 +317,19 @@ def _time_note(runs: Sequence[Run]) -> list[str]:
     return [
         f"Training and scoring of all students: {more}{total:.0f} min. Tokenizers, corpus and reports come on top."
     ]
+
+
+def _rate_notes(students: Sequence[TokenizerStudent]) -> list[str]:
+    """Say which students were trained at another learning rate than the others."""
+    rates: dict[float, list[str]] = {}
+    for student in students:
+        for run in student.runs.values():
+            names = rates.setdefault(run.results.training.learning_rate, [])
+            names += [student.name] if student.name not in names else []
+    if len(rates) == 1:
+        return []
+    shown = [f"{rate:g} for {', '.join(names)}" for rate, names in rates.items()]
+    return [f"Highest learning rate: {'; '.join(shown)}."]
 
 
 def _budget_notes(students: Sequence[TokenizerStudent]) -> list[str]:

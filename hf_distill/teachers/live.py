@@ -28,6 +28,7 @@ logger = logging.get_logger(__name__)
 
 _TOKENIZE_ROWS = 512
 _CPU_TOKENS, _ACCELERATOR_TOKENS = 4096, 65536
+_PROMPT = "distillation"
 
 
 def best_dtype(device: torch.device | str) -> str:
@@ -297,3 +298,14 @@ def load_teacher(
             "deliver it. Check the name and the network, or give the folder of a downloaded sentence-transformers model."
             + install_hint(str(name))
         ) from error
+
+
+def set_default_prompt(model: SentenceTransformer, prompt: str) -> None:
+    """Make a text the default prompt of a model, in place, so that it is scored as it taught.
+
+    Args:
+        model: The teacher.
+        prompt: Text put before every input.
+    """
+    model.prompts = {**model.prompts, _PROMPT: prompt}
+    model.default_prompt_name = _PROMPT

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hf_distill.teachers.callables import USE_MULTILINGUAL, use_multilingual
+from sentence_transformers import SentenceTransformer
+
+from hf_distill.teachers.callables import USE_MULTILINGUAL, use_multilingual, use_tokenizer
 from hf_distill.teachers.encoders import EmbedFunction
-from hf_distill.teachers.live import LiveTeacher, load_teacher
+from hf_distill.teachers.function_model import function_model
+from hf_distill.teachers.live import LiveTeacher, load_teacher, set_default_prompt
 from hf_distill.teachers.manifest import TeacherSpec
 
 
@@ -81,4 +84,22 @@ def named_teacher(
     return LiveTeacher(model, dtype=dtype, prompt=spec.prompt), spec
 
 
-__all__ = ["named_teacher"]
+def scored_model(teacher: LiveTeacher | EmbedFunction, spec: TeacherSpec) -> SentenceTransformer:
+    """The teacher as a model that is scored as it taught.
+
+    Args:
+        teacher: A model, or a plain function.
+        spec: What identifies its answers, both from [`named_teacher`].
+
+    Returns:
+        The model, its prompt being the default one from now on; for a function a model around it.
+    """
+    if not isinstance(teacher, LiveTeacher):
+        return function_model(teacher, spec, use_tokenizer())
+    model = teacher.model
+    if spec.prompt != model.prompts.get(model.default_prompt_name, ""):
+        set_default_prompt(model, spec.prompt)
+    return model
+
+
+__all__ = ["named_teacher", "scored_model"]

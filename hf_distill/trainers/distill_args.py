@@ -45,7 +45,8 @@ class DistillArguments:
         selection_split (`str`, *optional*, defaults to `"validation"`): Split that chooses the checkpoint; never `"test"`.
         freeze (`list[str]`, *optional*): Parts of parameter names that do not train, such as `word_embeddings`.
         require_gain (`bool`, *optional*, defaults to `False`): Fail unless the best validation score beats the start
-            of the training, the untrained student and the random-init control, as far as they were measured.
+            of the training, the untrained student and the random-init control, as far as they were measured. The recipes
+            save model and report first.
 
     > A warm-up phase before the training that the other fields describe (see `trainers/phases.py`)
 

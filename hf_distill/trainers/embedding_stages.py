@@ -25,10 +25,10 @@ from hf_distill.data.overlap import OverlapReport, remove_overlap
 from hf_distill.data.sources import load_mix
 from hf_distill.data.stsb import load_stsb
 from hf_distill.evaluation.corpus import held_out_sentences
+from hf_distill.evaluation.score_cache import write_atomically
 from hf_distill.evaluation.suite import parse_tasks
 from hf_distill.evaluation.training_summary import Stage
 from hf_distill.teachers.cached import TeacherCache
-from hf_distill.teachers.files import replace_file
 from hf_distill.teachers.first_layer import with_first_layer
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.projection import project_cache, rotate_towards
@@ -247,7 +247,7 @@ def align(
     stage = stage_of("alignment", trainer)
     wait_for_all()  # every process has written its random state into the checkpoint, which goes now
     if trainer.is_world_process_zero():
-        replace_file(done.with_name("stage.json"), (json.dumps(asdict(stage)) + "\n").encode())
+        write_atomically(done.with_name("stage.json"), json.dumps(asdict(stage)) + "\n")
         save_model(encoder, str(folder / done.name))
         os.replace(folder / done.name, done)
         shutil.rmtree(folder)

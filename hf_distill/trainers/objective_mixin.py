@@ -333,7 +333,7 @@ class ObjectiveTrainerMixin(HubMixin):
         super().end()
 
     def check_gain(self, control: float | None = None) -> GainSummary:
-        """Compares the run with its untrained start and a random-init control, by the validation metric.
+        """Compares the run with its own start and a random-init control, by the validation metric.
 
         Args:
             control: Best validation score of a run from random weights.

@@ -59,16 +59,29 @@ def finish(trainer: EmbeddingDistillTrainer, results: Results, gain: GainSummary
     Raises:
         NoGainError: If `require_gain` is set and training was not worth it: after saving, and nothing is published.
     """
-    failed = trainer.args.require_gain and not gain.passed
     if trainer.is_world_process_zero():
         trainer.model.save(str(folder / MODEL_FOLDER))
         write_report(results, folder, trainer.state.log_history)
         print_report(results)
-    if trainer.args.push_to_hub and not failed:
+    if trainer.args.push_to_hub and (gain.passed or not trainer.args.require_gain):
         trainer.push_to_hub()
     trainer.end()
-    if failed:
+    require_gain(trainer, gain, folder)
+
+
+def require_gain(trainer: EmbeddingDistillTrainer, gain: GainSummary, folder: Path) -> None:
+    """Fails a run that was asked for a gain and has none; call it after saving.
+
+    Args:
+        trainer: Its trainer.
+        gain: The verdict on the run.
+        folder: Of the run.
+
+    Raises:
+        NoGainError: If `require_gain` is set and training was not worth it.
+    """
+    if trainer.args.require_gain and not gain.passed:
         raise NoGainError(f"{gain}. --require_gain asked for one; the model and its report are in {folder}.")
 
 
-__all__ = ["best_step", "finish", "judge_gain"]
+__all__ = ["best_step", "finish", "judge_gain", "require_gain"]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 
+from hf_distill.evaluation.checkpoints import RECIPE_FILE
+from hf_distill.evaluation.score_cache import write_atomically
 from hf_distill.hub.push import check_access
-from hf_distill.teachers.files import replace_file, require_space
+from hf_distill.teachers.files import require_space
 from hf_distill.trainers.distributed import wait_for_all
 from hf_distill.trainers.embedding_config import TERMS, EmbeddingDistillConfig
 from hf_distill.trainers.run_checkpoints import damage_of
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from hf_distill.evaluation.sts import STSEvaluator
     from hf_distill.trainers.embedding_stages import EmbeddingRecipe
 
-RECIPE_FILE = "recipe.json"
 # What training must not change when it goes on; its length may: more steps or minutes make a longer run of the same kind.
 _TRAINING = (
     *("seed", "learning_rate", "weight_decay", "freeze", "max_length", "too_long"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs"),
+    *("warmup_steps", "warmup_phase_steps", "warmup_phase_learning_rate", "warmup_phase_scheduler"),
+    "warmup_phase_trainable",
     *("per_device_train_batch_size", "gradient_accumulation_steps", "token_budget", "bucket_by_length"),
     *("matryoshka_dims", "hidden_layer_map", "hidden_relative", "hidden_projection", "embedding_projection"),
     *("contrastive_scale", "contrastive_label_smoothing", "spearman_temperature", "ranking_margin", "ranking_min_gap"),
@@ -62,7 +66,7 @@ def open_run(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Path:
         for old in [*folder.glob("checkpoint-*"), folder / "alignment", folder / "control"] if recipe.fresh else ():
             shutil.rmtree(old, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / RECIPE_FILE, (json.dumps(asked, indent=2) + "\n").encode())
+        write_atomically(folder / RECIPE_FILE, json.dumps(asked, indent=2) + "\n")
     wait_for_all()
     return folder
 
@@ -160,4 +164,4 @@ def check_metric(
         )
 
 
-__all__ = ["RECIPE_FILE", "check_metric", "check_space", "describe_run", "open_run"]
+__all__ = ["check_metric", "check_space", "describe_run", "open_run"]

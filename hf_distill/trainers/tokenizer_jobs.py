@@ -14,7 +14,8 @@ from hf_distill.evaluation.results import RESULTS_FILE
 if TYPE_CHECKING:
     from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 
-_FACTS = ("name", "tokenizer", "model", "num_layers", "hidden_size", "intermediate_size", "random")
+CUTS = ("num_layers", "hidden_size", "intermediate_size")  # what can be cut out of a backbone
+_FACTS = ("name", "tokenizer", "model", *CUTS, "random")
 _FIRST_FIELDS = (
     *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "token_budget", "max_length"),
     *("num_train_epochs", "max_steps", "max_minutes", "weight_decay", "warmup_steps", "freeze"),
@@ -42,6 +43,7 @@ class Job:
         folder: Where the run is.
         hidden_size: How many of its channels; `None` for all.
         intermediate_size: How many neurons of each feed-forward layer; `None` for all.
+        learning_rate: Its highest one; `None` for that of the arguments.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Job:
     folder: Path
     hidden_size: int | None = None
     intermediate_size: int | None = None
+    learning_rate: float | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -78,6 +81,7 @@ def describe_job(job: Job, strategy: str, args: EmbeddingDistillConfig) -> dict[
     """
     training = {name: getattr(args, name) for name in (*_FIRST_FIELDS, *_LATER_FIELDS)}
     training |= {term: getattr(args, f"{term}_weight") for term in args.active_terms()} | {"seed": job.seed}
+    training["learning_rate"] = job.learning_rate or args.learning_rate
     facts = {name: getattr(job, name) for name in _FACTS}
     return json.loads(json.dumps(facts | {"strategy": strategy, "training": training}))
 
@@ -104,4 +108,4 @@ def differing_field(found: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple
     return None
 
 
-__all__ = ["Job", "describe_job", "differing_field", "is_finished"]
+__all__ = ["CUTS", "Job", "describe_job", "differing_field", "is_finished"]

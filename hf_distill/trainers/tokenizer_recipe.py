@@ -15,16 +15,14 @@ from hf_distill.data.stsb_tr import HUB_ID
 from hf_distill.data.tokenizers import STRATEGIES
 from hf_distill.teachers.ensemble import MODES
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
-from hf_distill.trainers.tokenizer_jobs import Job
+from hf_distill.trainers.tokenizer_jobs import CUTS, Job
 
 TRAIN = "train"
 OR_TRAIN = " or train"
 CORPUS, SCORES = "corpus", "scores"
-RECIPE_FILE = "recipe.json"
 # What all students of an output folder share.
 _SHARED = ("teacher", "teacher_revision", "teachers", "ensemble", "teacher_dim", "prompt", "tokenizers", "corpus")
 _SHARED += ("sources", "num_texts", "tokenizer_texts", "vocab_size", "max_tokens")
-_CUTS = ("num_layers", "hidden_size", "intermediate_size")
 
 
 @dataclass
@@ -73,6 +71,12 @@ class TokenizerRecipe:
     )
     random_shape: str | None = field(
         default=None, metadata={"help": "Backbone whose shape the random students have. Default: the last one."}
+    )
+    random_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the random students, where that of the others is too high for random weights."
+        },
     )
     strategy: str = field(
         default="mean", metadata={"help": f"How token vectors are composed: {', '.join(STRATEGIES)}."}
@@ -135,7 +139,9 @@ class TokenizerRecipe:
                 )
         own = [name for name in ("prompt", "corpus", "teacher_revision") if getattr(self, name) is not None]
         if self.teachers and own:
-            raise ValueError(f"teachers have prompts of their own and write the corpus: drop --{' and --'.join(own)}.")
+            raise ValueError(
+                f"teachers have prompts of their own, no revision, and write the corpus: drop --{' and --'.join(own)}."
+            )
         if self.teacher_dim is not None and self.teacher_dim < 1:
             raise ValueError(f"teacher_dim is {self.teacher_dim}: give the width of the students, or leave it out.")
         if self.teacher is None and not self.teachers:
@@ -156,13 +162,17 @@ class TokenizerRecipe:
         }
         real = [name for name, entry in self.backbones.items() if entry is not None]
         for name in real:
-            if "model" not in self.backbones[name] or set(self.backbones[name]) - {"model", *_CUTS}:
+            if "model" not in self.backbones[name] or set(self.backbones[name]) - {"model", *CUTS}:
                 raise ValueError(
-                    f"backbones: {name!r} needs a model and may have {', '.join(_CUTS)}: {self.backbones[name]}."
+                    f"backbones: {name!r} needs a model and may have {', '.join(CUTS)}: {self.backbones[name]}."
                 )
         self.random_shape = self.random_shape or (real[-1] if real else None)
         if self.random_shape not in real:
             raise ValueError(f"random_shape must be one of the backbones {real}, but is {self.random_shape!r}.")
+        if self.random_learning_rate is not None and self.random_learning_rate <= 0:
+            raise ValueError(
+                f"random_learning_rate is {self.random_learning_rate}: give a rate above 0, or leave it out."
+            )
         unknown = [name for name in self.only or () if name not in self.names()]
         if unknown:
             raise ValueError(f"--only {unknown[0]}: there is no such student; there are {', '.join(self.names())}.")
@@ -187,7 +197,8 @@ class TokenizerRecipe:
                     name = f"{tokenizer}-{backbone}"
                     shape = self.backbones[self.random_shape] if entry is None else entry
                     place = Path(args.output_dir) / f"{name}-seed{seed}"
-                    facts = {"model": shape["model"], **{cut: shape.get(cut) for cut in _CUTS}}
+                    facts = {"model": shape["model"], **{cut: shape.get(cut) for cut in CUTS}}
+                    facts |= {"learning_rate": self.random_learning_rate} if entry is None else {}
                     if self.only is None or name in self.only:
                         found.append(Job(name, tokenizer, random=entry is None, seed=seed, folder=place, **facts))
         return found
@@ -203,4 +214,4 @@ def is_made(entry: str) -> bool:
     return entry == TRAIN or entry.endswith(OR_TRAIN)
 
 
-__all__ = ["CORPUS", "OR_TRAIN", "RECIPE_FILE", "TRAIN", "TokenizerRecipe", "is_made"]
+__all__ = ["CORPUS", "OR_TRAIN", "TRAIN", "TokenizerRecipe", "is_made"]

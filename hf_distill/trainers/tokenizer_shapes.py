@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.data.model_pruning import prune_model
+from hf_distill.teachers.function_model import FunctionModule
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.tokenizer_jobs import Job
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
@@ -102,18 +103,22 @@ def check_shapes(
     scored = full if recipe.teachers else target  # what one teacher says is projected in its row of the table, too
     direct = {"cosine", "l2"} & set(args.active_terms()) and args.embedding_projection == "none"
     for job in jobs:
+        if isinstance(models[job.model][0], FunctionModule):
+            raise ValueError(f"{job.name}: {job.model} is a plain function without layers. Choose another backbone.")
         width = _student_width(job, models[job.model])
         fits = recipe.teachers or width <= full
-        remedy = f"--teacher_dim {width} (by PCA)" if fits else "a narrower backbone"
+        remedy = f"Choose --teacher_dim {width} (by PCA), or " if fits else "Choose a narrower backbone, or "
         if direct and target not in (None, width):
             raise ValueError(
-                f"{job.name} has {width} numbers a text, but its teacher {recipe.teacher} has {target}. Choose {remedy}, or "
+                f"{job.name} has {width} numbers a text, but its teacher {recipe.teacher} has {target}. {remedy}"
                 "--embedding_projection learned for a head that is thrown away after training."
             )
         if "bitext" in recipe.tasks and scored != width:
+            # of several teachers the one in the table is never projected, so that its width stays
+            leave = "Leave" if recipe.teachers else f"{remedy}leave"
             raise ValueError(
                 f"The task bitext compares {job.name}, {width} numbers a text, with the teacher {recipe.teacher}, {scored}. "
-                f"Choose {remedy}, or leave bitext out of --tasks."
+                f"{leave} bitext out of --tasks."
             )
 
 

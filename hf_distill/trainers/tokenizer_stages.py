@@ -21,7 +21,7 @@ from torch import nn
 from hf_distill.data.encoded_corpus import TEACHER_EMBEDDING
 from hf_distill.data.token_ids import IDS_SUFFIX
 from hf_distill.data.tokenizers import SurgeryReport, swap_tokenizer
-from hf_distill.evaluation.checkpoints import MODEL_FOLDER
+from hf_distill.evaluation.checkpoints import MODEL_FOLDER, RECIPE_FILE
 from hf_distill.evaluation.paired import write_pair_scores
 from hf_distill.evaluation.report import write_report
 from hf_distill.evaluation.results import ModelRow, Results
@@ -35,10 +35,11 @@ from hf_distill.teachers.live import load_teacher
 from hf_distill.teachers.writer import process_state
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.outcome import judge_gain, require_gain
 from hf_distill.trainers.students import without_dropout, wrap_encoder
 from hf_distill.trainers.tokenizer_jobs import Job, describe_job, differing_field, is_finished
 from hf_distill.trainers.tokenizer_materials import Materials
-from hf_distill.trainers.tokenizer_recipe import RECIPE_FILE, TokenizerRecipe
+from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
 from hf_distill.trainers.tokenizer_shapes import cut_encoder, cut_head, describe_cut
 from hf_distill.trainers.training_summary import describe_origin, stage_of, summarise_tokenizer_student
 
@@ -157,6 +158,7 @@ def job_arguments(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfi
     process_state().wait_for_everyone()
     mine = copy.copy(args)
     mine.output_dir, mine.seed = str(job.folder), job.seed
+    mine.learning_rate = job.learning_rate or args.learning_rate
     mine.include_num_input_tokens_seen = "non_padding"  # no command line can say it: the field is a truth value there
     mine.ids_column, mine.teacher_column = job.tokenizer + IDS_SUFFIX, TEACHER_EMBEDDING
     return mine
@@ -242,18 +244,36 @@ def finish(
     results: Results,
     models: Mapping[str, tuple[str, SentenceTransformer]],
 ) -> None:
-    """Saves model, report and, last, the similarities of the test pairs, which mark the run as finished.
+    """Judges the gain, saves model, report and, last, the similarities of the test pairs, which mark the run as finished.
+
+    Every process has to call it.
 
     Args:
         job: The run.
         recipe: Whether its checkpoints stay.
         trainer: Its trainer.
-        results: What was measured.
+        results: What was measured; the verdict on the gain is added to its notes.
         models: Role to (name, model), as they were scored.
+
+    Raises:
+        NoGainError: If `require_gain` is set and training was not worth it: after saving, the run is finished.
     """
     trainer.accelerator.wait_for_everyone()
-    if not trainer.is_world_process_zero():
-        return
+    gain = judge_gain(trainer, results.rows)
+    results.notes.append(str(gain))
+    if trainer.is_world_process_zero():
+        _save(job, recipe, trainer, results, models)
+    require_gain(trainer, gain, job.folder)
+
+
+def _save(
+    job: Job,
+    recipe: TokenizerRecipe,
+    trainer: EmbeddingDistillTrainer,
+    results: Results,
+    models: Mapping[str, tuple[str, SentenceTransformer]],
+) -> None:
+    """Writes all files of a finished run; the similarities come last."""
     trainer.model.save(str(job.folder / MODEL_FOLDER))
     write_report(results, job.folder, trainer.state.log_history)
     pairs = turkish_evaluators(["stsb_tr"], "test", "float32", recipe.stsb_tr_folder)["stsb_tr"]

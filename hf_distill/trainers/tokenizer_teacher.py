@@ -18,13 +18,12 @@ from hf_distill.data.encoded_corpus import TEACHER_EMBEDDING
 from hf_distill.data.teacher_column import TeacherColumn
 from hf_distill.evaluation.encode import encode_sorted, normalize_rows
 from hf_distill.evaluation.training_summary import Origin
-from hf_distill.teachers.callables import LICENSE, use_tokenizer
+from hf_distill.teachers.callables import LICENSE
 from hf_distill.teachers.encoders import EmbedFunction
 from hf_distill.teachers.ensemble import TeacherEnsemble
-from hf_distill.teachers.function_model import function_model
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.manifest import TeacherSpec
-from hf_distill.teachers.named import named_teacher
+from hf_distill.teachers.named import named_teacher, scored_model
 from hf_distill.teachers.projection import principal_directions, second_moments
 from hf_distill.teachers.writer import write_cache
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
@@ -32,7 +31,6 @@ from hf_distill.trainers.training_summary import describe_origin
 
 _COMPARED_ROWS = 32
 _SAME_TEACHER = 0.98
-_PROMPT = "distillation"
 _BLOCK = 8192
 
 
@@ -55,7 +53,7 @@ def open_teacher(recipe: TokenizerRecipe) -> RecipeTeacher:
     """Loads the teacher that stands in the table.
 
     Args:
-        recipe: Its name, revision and prompt. Of several teachers it is the first one, with a prompt of its own.
+        recipe: Its name, revision and prompt. One of several teachers has a prompt of its own.
 
     Returns:
         The teacher. The prompt is the model's default prompt, so that it is scored as it taught.
@@ -64,16 +62,11 @@ def open_teacher(recipe: TokenizerRecipe) -> RecipeTeacher:
         FileNotFoundError: If it is nowhere; the message says how to get it.
         ValueError: If it is a plain function, and a prompt or a revision is asked for.
     """
-    first = next(iter(recipe.teachers.values()), {})
-    prompt = first.get("prompt") if first.get("model") == recipe.teacher else recipe.prompt
+    entry = next((entry for entry in recipe.teachers.values() if entry["model"] == recipe.teacher), None)
+    prompt = recipe.prompt if entry is None else entry.get("prompt")
     options = {"revision": recipe.teacher_revision, "trust_remote_code": recipe.trust_remote_code, "prompt": prompt}
     encoder, spec = named_teacher(recipe.teacher, **options)
-    if not isinstance(encoder, LiveTeacher):
-        return RecipeTeacher(encoder, spec, function_model(encoder, spec, use_tokenizer()))
-    if prompt is not None:
-        encoder.model.prompts = {**encoder.model.prompts, _PROMPT: prompt}
-        encoder.model.default_prompt_name = _PROMPT
-    return RecipeTeacher(encoder, spec, encoder.model)
+    return RecipeTeacher(encoder, spec, scored_model(encoder, spec))
 
 
 def open_ensemble(recipe: TokenizerRecipe, texts: Sequence[str], caches: Path, progress: bool) -> TeacherEnsemble:

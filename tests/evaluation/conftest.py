@@ -110,6 +110,7 @@ def _make_tokenizer_run(
     seed: int = 42,
     quality: tuple[float, float] = (0.4, 0.7),
     tokens: int = 2_000_000,
+    rate: float = 5e-5,
     counted: bool = True,
 ) -> Path:
     """Write a run of the tokenizer experiment; Pearson of the untrained and the trained student is about `quality`."""
@@ -145,7 +146,7 @@ def _make_tokenizer_run(
             Stage("epoch", 300, 3.5, 76_800, tokens - tokens // 4),
         ],
         hardware="a machine, 2 threads, bf16 autocast",
-        learning_rate=5e-5,
+        learning_rate=rate,
         batch="256 rows",
     )
     results = Results(folder.name, rows, 400, "stsb_tr_pearson", seed=seed, minutes=6.0, training=training)

@@ -129,6 +129,13 @@ def test_the_teacher_of_a_run_or_of_its_experiment(run, tiny_sentence_transforme
     shown, model = load_run_teacher(run)
     assert shown == "/".join(Path(teacher).parts[-2:])
     assert model.get_embedding_dimension() == 32
+    asked = {"teacher": teacher, "prompt": "the mill: ", "teacher_revision": None}
+    (run.parent / "recipe.json").write_text(json.dumps(asked))
+    prompted = load_run_teacher(run)[1].encode(["a river"])  # as it taught
+    np.testing.assert_allclose(prompted, model.encode(["the mill: a river"]), atol=1e-6)
+    np.testing.assert_allclose(load_run_teacher(run, teacher)[1].encode(["a river"]), model.encode(["a river"]))
+    (run.parent / "recipe.json").write_text(json.dumps(asked | {"teacher_dim": 16}))
+    assert load_run_teacher(run) is None, "the projection is the recipe's"
     (run / "recipe.json").write_text(json.dumps({"teacher": "nobody/nothing"}))  # the run's own comes first
     with pytest.raises((OSError, ValueError), match="nobody/nothing"):
         load_run_teacher(run)

@@ -20,6 +20,7 @@ from hf_distill.evaluation.report import (
 from hf_distill.evaluation.results import ModelRow, Results
 from hf_distill.evaluation.speed import ModelSize, ModelSpeed
 from hf_distill.evaluation.tokenizer_stats import TokenizerStats
+from hf_distill.hub.own_code import own_code
 
 LOG = [
     {"step": 0, "eval_stsb_spearman": 0.6, "eval_fidelity_cosine_1_32": 0.7, "eval_fidelity_cosine_129_256": 0.4},
@@ -217,7 +218,12 @@ def test_print_report(results, capsys):
     assert "chosen by validation stsb_spearman" in " ".join(out.split())
 
 
-def test_readme_of_a_run_without_scores():
-    text = readme_text(Results("empty"), has_curves=False, has_code=False)
+def test_readme_of_a_run_without_scores(tmp_path):
+    text = readme_text(Results("empty"), False, own_code(tmp_path))
     assert "# empty" in text
     assert "\n\n\n" not in text
+    assert "pip install" not in text
+    (tmp_path / "tokenization_mft.py").touch()
+    text = readme_text(Results("empty"), False, own_code(tmp_path))
+    assert "```bash\npip install --no-deps turkish-tokenizer==" in text
+    assert ", trust_remote_code=True)" in text

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
+from hf_distill.evaluation.checkpoints import RECIPE_FILE
 from hf_distill.evaluation.results import Results
 from hf_distill.evaluation.seeds import spread, summarise_seeds
+from hf_distill.evaluation.training_summary import Origin, TrainingSummary
+
+TRAINING = TrainingSummary(
+    teacher=Origin("org/teacher"),
+    init_from=None,
+    student="static",
+    settings={},
+    losses={},
+    sources=[],
+    texts=9,
+    overlap_removed=0,
+    stages=[],
+    hardware="a machine",
+    learning_rate=0.1,
+    batch="8 texts",
+)
 
 
 @pytest.fixture
@@ -69,3 +88,28 @@ def test_what_is_no_set_of_seeds(runs, tmp_path, change, message, make_run):
         results.write(runs[1])
     with pytest.raises(ValueError, match=message):
         summarise_seeds(runs, "train" if change == "split" else "test")
+
+
+def test_seeds_of_two_versions_are_compared_in_what_both_wrote_down(runs):
+    def write(run, **training):
+        (run / RECIPE_FILE).write_text(json.dumps({"training": {"learning_rate": 0.1, **training}}), encoding="utf-8")
+
+    write(runs[0], seed=1)
+    for run in runs[1:]:
+        write(run, seed=2, adam_beta2=0.98)
+    assert "| 3 |" in summarise_seeds(runs)
+    write(runs[0], adam_beta2=0.9)
+    with pytest.raises(ValueError, match=r"training.adam_beta2 is 0.98 there and 0.9 here"):
+        summarise_seeds(runs)
+
+
+def test_seeds_with_other_loss_terms_are_refused(runs):
+    """A recipe names the active terms only: one that is not there has no weight, it is not unknown."""
+    for run, losses in zip(runs, ({"cosine": 1.0}, {"cosine": 1.0}, {"cosine": 1.0, "gram": 0.5}), strict=True):
+        results = Results.read(run)
+        results.training = replace(TRAINING, losses=losses)
+        results.write(run)
+        (run / RECIPE_FILE).write_text(json.dumps({"training": losses}), encoding="utf-8")
+    assert "| 2 |" in summarise_seeds(runs[:2])
+    with pytest.raises(ValueError, match="training.losses is .*'gram': 0.5"):
+        summarise_seeds(runs)

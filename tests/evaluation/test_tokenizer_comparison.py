@@ -87,9 +87,12 @@ def test_spread_over_seeds(make_tokenizer_run, tmp_path):
     assert "± is the standard deviation over seeds" in text
 
 
-def test_unequal_tokens_are_said(make_tokenizer_run, tmp_path):
-    runs = [make_tokenizer_run(tmp_path / "a"), make_tokenizer_run(tmp_path / "b", source=None, tokens=1_000_000)]
+def test_unequal_tokens_and_rates_are_said(make_tokenizer_run, tmp_path):
+    runs = [make_tokenizer_run(tmp_path / "a")]
+    assert "learning rate" not in compare_tokenizers(runs, tmp_path / "out")["table"].read_text(encoding="utf-8")
+    runs.append(make_tokenizer_run(tmp_path / "b", source=None, tokens=1_000_000, rate=1e-5))
     text = compare_tokenizers(runs, tmp_path / "out")["table"].read_text(encoding="utf-8")
+    assert "Highest learning rate: 5e-05 for mft-e5; 1e-05 for mft-random-init." in text
     assert "The students of mft did not see equal tokens: mft-e5 2.00M, mft-random-init 1.00M." in text
 
 

@@ -334,7 +334,6 @@ def test_a_plain_function_teaches_a_student(
 
     from hf_distill.teachers import named
     from hf_distill.teachers.manifest import TeacherSpec
-    from hf_distill.trainers import tokenizer_teacher
 
     def letters(texts: list[str]) -> np.ndarray:
         return np.array(
@@ -343,7 +342,7 @@ def test_a_plain_function_teaches_a_student(
 
     spec = TeacherSpec(teacher="use-multilingual-v3", weights_sha256="ab" * 32, dtype="float32")
     monkeypatch.setattr(named, "use_multilingual", lambda *_: (letters, spec))
-    monkeypatch.setattr(tokenizer_teacher, "use_tokenizer", lambda: AutoTokenizer.from_pretrained(tiny_bert))
+    monkeypatch.setattr(named, "use_tokenizer", lambda: AutoTokenizer.from_pretrained(tiny_bert))
     change = ["--teacher", "use-multilingual-v3", "--teacher_dim", "32", "--only", "tabi-tiny-1layer"]
     files = recipe.main(*recipe.parse(["--config", str(config), "--output_dir", str(tmp_path / "out"), *change]))
     assert "| use-multilingual-v3 (teacher) |" in files["table"].read_text(encoding="utf-8")

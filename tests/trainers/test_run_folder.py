@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from hf_distill.evaluation.checkpoints import RECIPE_FILE
 from hf_distill.evaluation.fidelity import FidelityEvaluator
 from hf_distill.evaluation.sts import STSEvaluator
 from hf_distill.teachers import files
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.trainers import embedding_stages
 from hf_distill.trainers.embedding_stages import EmbeddingRecipe, align
-from hf_distill.trainers.run_folder import RECIPE_FILE, check_metric, check_space, open_run
+from hf_distill.trainers.run_folder import check_metric, check_space, open_run
 from hf_distill.trainers.students import build_student
 
 RECIPE = {"sources": {"mine.jsonl": 1}, "student_config": {"mixer": "ridge"}, "num_texts": 64, "tasks": ["stsb"]}
@@ -29,6 +30,7 @@ RECIPE = {"sources": {"mine.jsonl": 1}, "student_config": {"mixer": "ridge"}, "n
         ({}, {"per_device_train_batch_size": 4}, "per_device_train_batch_size=8, but now"),
         ({}, {"token_budget": 512}, "token_budget=None, but now token_budget=512"),
         ({}, {"matryoshka_dims": [16]}, r"matryoshka_dims=None, but now matryoshka_dims=\[16\]"),
+        ({}, {"adam_beta2": 0.9}, "adam_beta2=0.999, but now adam_beta2=0.9"),
         ({}, {"gram_weight": 1.0}, "gram_weight=0.0, but now gram_weight=1.0"),
         ({}, {"l2_weight": {"0": 0.5, "9": 0.2}}, "schedules={'l2': {'0': 0.5, '9': 0.1}}, but now"),
         ({"student_config": {"mixer": "delta_flip"}}, {}, "student_config={'mixer': 'ridge'}, but now"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+from hf_distill.teachers.function_model import function_model
+from hf_distill.teachers.manifest import TeacherSpec
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.tokenizer_jobs import Job
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
@@ -97,3 +100,12 @@ def test_several_teachers(model: SentenceTransformer) -> None:
     check(models, {"hidden_size": 16}, ensemble="concat", teacher_dim=16, **several)
     with pytest.raises(ValueError, match=r"has 16 numbers .* has 32\. Choose --teacher_dim 16"):
         check(models, {"hidden_size": 16}, **several)
+    with pytest.raises(ValueError, match=r"the teacher teacher, 32\. Leave bitext out of --tasks"):
+        check(models, {"hidden_size": 16}, teacher_dim=16, **several, tasks=["bitext"])
+
+
+def test_a_plain_function_is_no_backbone(model: SentenceTransformer) -> None:
+    function = function_model(lambda texts: np.ones((len(texts), 32)), TeacherSpec(teacher="ones"), model.tokenizer)
+    check({"teacher": function, "model": model})
+    with pytest.raises(ValueError, match="a-part: model is a plain function without layers. Choose another backbone"):
+        check({"teacher": model, "model": function})

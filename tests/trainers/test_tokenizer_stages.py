@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,23 @@ from transformers import AutoTokenizer
 from hf_distill.data.bpe import train_bpe
 from hf_distill.data.encoded_corpus import load_encoded_corpus
 from hf_distill.data.overlap import OverlapReport
+from hf_distill.evaluation.results import Results
 from hf_distill.evaluation.training_summary import Origin
 from hf_distill.trainers import tokenizer_stages, tokenizer_teacher
+from hf_distill.trainers.callbacks import GainSummary, NoGainError
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.students import wrap_encoder
 from hf_distill.trainers.tokenizer_jobs import describe_job, is_finished
 from hf_distill.trainers.tokenizer_materials import Materials, prepare_corpus, prepare_tokenizers, speed_texts
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
-from hf_distill.trainers.tokenizer_stages import compare_finished, job_arguments, new_student, notes, open_experiment
+from hf_distill.trainers.tokenizer_stages import (
+    compare_finished,
+    finish,
+    job_arguments,
+    new_student,
+    notes,
+    open_experiment,
+)
 from hf_distill.trainers.tokenizer_teacher import open_teacher
 
 TEXTS = ["a small river runs past the old mill", "the train", "two children were playing with a red ball"]
@@ -63,7 +73,8 @@ def materials(tiny_sentence_transformer: str, tiny_texts: list[str]) -> Material
 
 
 def test_jobs_are_tokenizers_times_backbones_times_seeds(fields: dict[str, Any], args: EmbeddingDistillConfig) -> None:
-    recipe = TokenizerRecipe(**fields, seeds=[1, 2], only=["tabi-half", "words-random-init"])
+    only = ["tabi-half", "words-random-init"]
+    recipe = TokenizerRecipe(**fields, seeds=[1, 2], only=only, random_learning_rate=1e-4)
     jobs = recipe.jobs(args)
     assert [job.folder.name for job in jobs] == [
         f"{name}-seed{seed}" for seed in (1, 2) for name in ("words-random-init", "tabi-half")
@@ -72,11 +83,13 @@ def test_jobs_are_tokenizers_times_backbones_times_seeds(fields: dict[str, Any],
     assert (control.random, control.num_layers) == (True, 1)  # the shape of the last backbone
     assert (half.random, half.tokenizer, half.model) == (False, "tabi", fields["teacher"])
     first, second = (describe_job(job, recipe.strategy, args) for job in (jobs[0], jobs[2]))
+    first_rate = first["training"]["learning_rate"]
     assert first.pop("training") == second["training"] | {"seed": 1}
     assert first == {name: value for name, value in second.items() if name != "training"}
     mine = job_arguments(half, recipe, args)
     assert (mine.ids_column, mine.teacher_column, mine.seed) == ("tabi_input_ids", "teacher_embedding_final", 1)
-    assert args.ids_column is None  # a copy
+    assert (args.ids_column, mine.learning_rate) == (None, args.learning_rate)  # a copy
+    assert first_rate == job_arguments(control, recipe, args).learning_rate == 1e-4
     assert not is_finished(half.folder)
 
 
@@ -209,6 +222,7 @@ def test_routes_and_texts_for_speed() -> None:
         ({"backbones": {"a": {"layers": 3}}}, "needs a model and may have num_layers, hidden_size, intermediate"),
         ({"teacher_dim": 0}, "teacher_dim is 0: give the width of the students"),
         ({"tokenizers": {"a": "org/x or train"}, "sources": None, "corpus": "x"}, "give --sources"),
+        ({"random_learning_rate": 0.0}, "random_learning_rate is 0.0: give a rate above 0"),
         ({"random_shape": "gpt"}, "random_shape must be one of the backbones"),
         ({"tokenizers": {"corpus": "train"}}, "cannot be called 'corpus'"),
         ({"num_texts": None}, "--num_texts to encode one"),
@@ -285,6 +299,23 @@ def test_the_first_process_alone_writes_and_deletes(
     assert waited[-1] == ["recipe.json", job.folder.name]
     open_experiment(fresh, args)
     assert waited[-1] == ["recipe.json"]  # nobody goes on before the old runs are gone
+
+
+def test_a_student_without_the_required_gain_fails_after_saving(
+    fields: dict[str, Any], args: EmbeddingDistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, saved = TokenizerRecipe(**fields), []
+    gain = GainSummary("eval_stsb_tr_pearson", 0.5, 0.5, None, True, untrained=0.5)
+    monkeypatch.setattr(tokenizer_stages, "judge_gain", lambda *_: gain)
+    monkeypatch.setattr(tokenizer_stages, "_save", lambda *values: saved.append(list(values[3].notes)))
+    accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
+    trainer = SimpleNamespace(args=args, accelerator=accelerator, is_world_process_zero=lambda: True)
+    job = recipe.jobs(args)[0]
+    finish(job, recipe, trainer, Results("run"), {})
+    args.require_gain = True
+    with pytest.raises(NoGainError, match=f"NO GAIN: .*untrained 0.5000.* are in .*{job.folder.name}"):
+        finish(job, recipe, trainer, Results("run"), {})
+    assert saved == [[str(gain)]] * 2
 
 
 def test_the_tokenizer_of_the_hub_or_one_that_is_trained(

@@ -22,7 +22,7 @@ from hf_distill.evaluation.training_summary import Origin
 from hf_distill.teachers import named
 from hf_distill.teachers.callables import USE_MULTILINGUAL
 from hf_distill.teachers.manifest import TeacherSpec
-from hf_distill.trainers import tokenizer_materials, tokenizer_teacher
+from hf_distill.trainers import tokenizer_materials
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.tokenizer_materials import held_out_texts, prepare, prepare_corpus, prepare_tokenizers
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
@@ -46,7 +46,7 @@ def words(texts: list[str]) -> np.ndarray:
 def use(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of the Universal Sentence Encoder, with a small function behind it."""
     monkeypatch.setattr(named, "use_multilingual", lambda normalize, truncate_dim: (words, SPEC))
-    monkeypatch.setattr(tokenizer_teacher, "use_tokenizer", lambda: AutoTokenizer.from_pretrained(tiny_bert))
+    monkeypatch.setattr(named, "use_tokenizer", lambda: AutoTokenizer.from_pretrained(tiny_bert))
 
 
 @pytest.fixture
@@ -203,6 +203,9 @@ def test_the_prompt_counts_when_the_teacher_is_scored(fields: dict[str, Any], ti
     members = {"first": {"model": tiny_sentence_transformer, "prompt": "the mill: "}, "second": {"model": "x"}}
     first = open_teacher(TokenizerRecipe(**{**fields, "teacher": None, "teachers": members}))
     np.testing.assert_allclose(encode_sorted(first.model, texts, dtype="float32"), expected, atol=1e-5)
+    members = {"second": {"model": "x"}, "named": members["first"]}
+    chosen = open_teacher(TokenizerRecipe(**{**fields, "teachers": members}))
+    np.testing.assert_allclose(encode_sorted(chosen.model, texts, dtype="float32"), expected, atol=1e-5)
 
 
 def test_the_revision_pins_the_teacher(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
