@@ -9,9 +9,8 @@ accelerate launch recipes/tokenizer_distill.py --only mft-random-init tabi-rando
 The default is a reduced stand-in that needs no Hub; the configs named after a student have the experiment's own models
 and data. A tokenizer is made if need be, the corpus is encoded once, and the students ({tokenizers} x {backbones}, null
 for random weights) are trained one after the other: a warm-up phase, then the epochs, loss 1 - cos. STSb-TR's validation
-chooses the checkpoint, its test split is read once. Its files are figenfikri/stsb_tr on the Hub, or in a folder.
-
-Run the same line again after a kill or Ctrl-C: finished students are skipped, the interrupted one goes on from its last
+chooses the checkpoint, its test split is read once. Its files are figenfikri/stsb_tr on the Hub, or in a folder. Run the
+same line again after a kill or Ctrl-C: finished students are skipped, the interrupted one goes on from its last
 checkpoint. Further --seeds and students can be added. The folder then holds tokenizers.md with its figures, and a run of
 each student with `model/`, README.md and results.json. Several teachers, each with its own prompt:
 --teachers '{"query": {"model": ID, "prompt": "query: "}, "passage": {"model": ID, "prompt": "passage: "}}'
@@ -91,8 +90,9 @@ def run_student(
     named = {role: (recipe.teacher if role == "teacher" else job.name, model) for role, model in models.items()}
 
     # ---- both phases; the best checkpoint by validation becomes the student ----
-    evaluators = turkish_evaluators(["stsb_tr"], "validation", folder=recipe.stsb_tr_folder)
-    trainer = distil(student, stages.job_arguments(job, recipe, args), materials.dataset, None, [*evaluators.values()])
+    evaluators = turkish_evaluators(["stsb_tr"], "validation", folder=recipe.stsb_tr_folder).values()
+    own = stages.as_many_tokens(stages.job_arguments(job, recipe, args), job, materials)
+    trainer = distil(student, own, materials.dataset, None, [*evaluators])
     trainer.save_state()  # the log, which outlives the checkpoints
 
     # ---- the test split, once; report ----

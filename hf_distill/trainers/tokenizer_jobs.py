@@ -27,6 +27,7 @@ _LATER_FIELDS = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "too_long", "bucket_by_length"),
     *("embedding_projection", "matryoshka_dims"),
 )
+_LATER_OF_JOBS = ("equal_tokens",)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Job:
         hidden_size: How many of its channels; `None` for all.
         intermediate_size: How many neurons of each feed-forward layer; `None` for all.
         learning_rate: Its highest one; `None` for that of the arguments.
+        equal_tokens: Whether it sees as many tokens, not texts, as the students of the other tokenizers.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Job:
     hidden_size: int | None = None
     intermediate_size: int | None = None
     learning_rate: float | None = None
+    equal_tokens: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -81,6 +84,7 @@ def describe_job(job: Job, strategy: str, args: EmbeddingDistillConfig) -> dict[
     """
     training = {name: getattr(args, name) for name in (*_FIRST_FIELDS, *_LATER_FIELDS)}
     training |= {term: getattr(args, f"{term}_weight") for term in args.active_terms()} | {"seed": job.seed}
+    training |= {name: getattr(job, name) for name in _LATER_OF_JOBS}
     training["learning_rate"] = job.learning_rate or args.learning_rate
     facts = {name: getattr(job, name) for name in _FACTS}
     return json.loads(json.dumps(facts | {"strategy": strategy, "training": training}))
@@ -100,7 +104,7 @@ def differing_field(found: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple
         known = found.get(name)
         if name == "training" and known is not None:
             for part in {**value, **known}:
-                unsaid = part in _LATER_FIELDS and part not in known
+                unsaid = part in (*_LATER_FIELDS, *_LATER_OF_JOBS) and part not in known
                 if not unsaid and known.get(part) != value.get(part):
                     return f"training.{part}", known.get(part), value.get(part)
         elif known != value:

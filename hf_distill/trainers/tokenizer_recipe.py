@@ -78,6 +78,13 @@ class TokenizerRecipe:
             "help": "Learning rate of the random students, where that of the others is too high for random weights."
         },
     )
+    equal_tokens: bool = field(
+        default=False,
+        metadata={
+            "help": "As many tokens for the students of all tokenizers: more epochs for those with shorter sequences. "
+            "Default: as many texts."
+        },
+    )
     strategy: str = field(
         default="mean", metadata={"help": f"How token vectors are composed: {', '.join(STRATEGIES)}."}
     )
@@ -198,7 +205,8 @@ class TokenizerRecipe:
                     shape = self.backbones[self.random_shape] if entry is None else entry
                     place = Path(args.output_dir) / f"{name}-seed{seed}"
                     facts = {"model": shape["model"], **{cut: shape.get(cut) for cut in CUTS}}
-                    facts |= {"learning_rate": self.random_learning_rate} if entry is None else {}
+                    facts |= {"learning_rate": None if entry else self.random_learning_rate}
+                    facts |= {"equal_tokens": self.equal_tokens}
                     if self.only is None or name in self.only:
                         found.append(Job(name, tokenizer, random=entry is None, seed=seed, folder=place, **facts))
         return found

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from hf_distill.data.encoded_corpus import TEACHER_EMBEDDING
-from hf_distill.data.token_ids import IDS_SUFFIX
+from hf_distill.data.token_ids import IDS_SUFFIX, column_lengths
 from hf_distill.data.tokenizers import SurgeryReport, swap_tokenizer
 from hf_distill.evaluation.checkpoints import MODEL_FOLDER, RECIPE_FILE
 from hf_distill.evaluation.paired import write_pair_scores
@@ -164,6 +164,30 @@ def job_arguments(job: Job, recipe: TokenizerRecipe, args: EmbeddingDistillConfi
     return mine
 
 
+def as_many_tokens(args: EmbeddingDistillConfig, job: Job, materials: Materials) -> EmbeddingDistillConfig:
+    """Prolongs a run so that its student sees as many tokens as one of the tokenizer with the longest sequences.
+
+    Args:
+        args: Arguments of the run, changed in place: its epochs, or its steps where they are given.
+        job: The run, whether it wants that, and its tokenizer.
+        materials: The corpus in all tokenizers.
+
+    Returns:
+        The arguments.
+    """
+    if job.equal_tokens:
+        tokens = {name: int(column_lengths(materials.dataset, [name]).sum()) for name in materials.tokenizers}
+        longer, texts = max(tokens.values()) / tokens[job.tokenizer], len(materials.dataset)
+        # the warm-up phase keeps its steps; what it has fewer tokens for comes later
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        missing = (longer - 1) * args.warmup_phase_steps
+        if args.max_steps > 0:
+            args.max_steps = round(longer * args.max_steps + missing)
+        else:
+            args.num_train_epochs = longer * args.num_train_epochs + missing * step / texts
+    return args
+
+
 def notes(recipe: TokenizerRecipe, materials: Materials) -> list[str]:
     """What a reader of a run must know about the experiment."""
     found = [recipe.note] if recipe.note else []
@@ -284,6 +308,7 @@ def _save(
 
 
 __all__ = [
+    "as_many_tokens",
     "check_evaluation",
     "compare_finished",
     "finish",

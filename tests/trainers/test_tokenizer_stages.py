@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from transformers import AutoTokenizer
@@ -28,6 +30,7 @@ from hf_distill.trainers.tokenizer_jobs import describe_job, is_finished
 from hf_distill.trainers.tokenizer_materials import Materials, prepare_corpus, prepare_tokenizers, speed_texts
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
 from hf_distill.trainers.tokenizer_stages import (
+    as_many_tokens,
     compare_finished,
     finish,
     job_arguments,
@@ -255,6 +258,25 @@ def test_a_folder_of_another_experiment_is_refused(
     args.push_to_hub = True
     with pytest.raises(ValueError, match="push_student"):
         open_experiment(recipe, args)
+
+
+@pytest.mark.parametrize("steps", [-1, 30])
+def test_as_many_tokens_for_every_tokenizer(
+    steps: int, fields: dict[str, Any], args: EmbeddingDistillConfig, materials: Materials
+) -> None:
+    rows = {"words_input_ids": [[1] * 10] * 16, "tabi_input_ids": [[1] * 4] * 16}
+    corpus = replace(materials, dataset=Dataset.from_dict(rows))
+    args.warmup_phase_steps, args.max_steps, args.num_train_epochs = 6, steps, 2
+    step, recipe = args.train_batch_size, TokenizerRecipe(**fields, equal_tokens=True)
+    seen = {}
+    for job in recipe.jobs(args):
+        mine = as_many_tokens(copy.copy(args), job, corpus)
+        texts = (mine.max_steps * step if steps > 0 else mine.num_train_epochs * 16) + mine.warmup_phase_steps * step
+        seen[job.tokenizer] = texts * (10 if job.tokenizer == "words" else 4)
+    assert seen["words"] == (steps * step if steps > 0 else 32) * 10 + 60 * step
+    assert seen["tabi"] == pytest.approx(seen["words"])
+    job = TokenizerRecipe(**fields).jobs(args)[0]
+    assert as_many_tokens(copy.copy(args), job, corpus) == args  # only where it is asked for
 
 
 def test_a_part_of_a_backbone_is_written_down(
