@@ -253,7 +253,7 @@ def test_every_config_is_understood(recipe: ModuleType, name: str) -> None:
     asked, args = recipe.parse(["--config", str(CONFIGS / f"{name}.yaml")])
     assert args.active_terms() == ["cosine"]
     assert args.load_best_model_at_end
-    assert len({job.folder for job in asked.jobs(args)}) == {"table": 6, "table_use": 4, "smoke": 9}.get(name, 1)
+    assert len({job.folder for job in asked.jobs(args)}) == {"table": 6, "table_use": 4, "smoke": 6}.get(name, 1)
     if name in HUB_CONFIGS:
         assert asked.names() == [
             f"{tokenizer}-{start}"
