@@ -22,6 +22,7 @@ from hf_distill.evaluation.splits import refuse_test_split
 from hf_distill.losses.hidden import pca_projection
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.live import LiveTeacher
+from hf_distill.trainers.attention import attention_kernel
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.objective import DistillObjective, student_encoder
 from hf_distill.trainers.objective_mixin import ObjectiveTrainerMixin, distill_callbacks
@@ -213,7 +214,7 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         weights = self.args.weights_at(self.state.global_step)
         inputs = self.source.answer(inputs, weights.get("hidden", 0) > 0, self.args.device)
         module = model if model is self.model_wrapped and model is not self.model else self.objective
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), attention_kernel(inputs["input_ids"], self.args.gradient_checkpointing):
             terms = module(inputs, weights)
         loss = terms.pop("loss")
         rows = self.rows_of(inputs)
