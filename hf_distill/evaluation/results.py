@@ -246,7 +246,8 @@ def _row(values: dict[str, Any]) -> ModelRow:
     return ModelRow(**{**values, "size": size, "speed": speed, "tokenizer": tokenizer})
 
 
-_FOLDERS = re.compile(r"(?<![\w:/.~])/(?:[^\s/\"']+/)+")  # of absolute paths; addresses stay
+# The folders of absolute paths; addresses stay, and so does where a shipped config lies in the project.
+_FOLDERS = re.compile(r"(?<![\w:/.~])/(?:(?:[^\s/\"']+/)*?(?=recipes/configs/)|(?:[^\s/\"']+/)+)")
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
@@ -254,8 +255,8 @@ def command_line(script: str, arguments: Sequence[str]) -> str:
 
     Args:
         script (`str`): the recipe, `recipes/embedding_distill.py` for instance.
-        arguments (`Sequence[str]`): its arguments, `sys.argv[1:]`; an absolute path is cut to its last part, also
-            inside an argument.
+        arguments (`Sequence[str]`): its arguments, `sys.argv[1:]`; an absolute path is cut to its last part, that of a
+            shipped config to `recipes/configs/…`, also inside an argument.
 
     Returns:
         `str`: the line to type, quoted for a shell.

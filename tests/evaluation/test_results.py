@@ -183,4 +183,8 @@ def test_command_line_shows_no_local_path():
     assert line == "accelerate launch recipes/x.py --run a --teacher=t --seed 1"
     nested = command_line("recipes/x.py", ["--sources", '{"/srv/my/texts.jsonl": 1}', "--url", "https://host/a/b"])
     assert nested == """accelerate launch recipes/x.py --sources '{"texts.jsonl": 1}' --url https://host/a/b"""
+    shipped = command_line(
+        "recipes/x.py", ["--config", "/srv/a/recipes/configs/embedding/b.yaml", "--run=/srv/runs/a"]
+    )
+    assert shipped == "accelerate launch recipes/x.py --config recipes/configs/embedding/b.yaml --run=a"
     assert ModelRow("teacher", "/srv/models/mine").name == "mine"
