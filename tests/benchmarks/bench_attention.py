@@ -32,22 +32,22 @@ KERNELS: dict[str, Callable[[torch.Tensor], AbstractContextManager[None]]] = {
 }
 
 
-def seconds(model: BertModel, length: int, kernel: str, repeats: int) -> float:
-    """Median time of a forward and backward pass, after one that does not count."""
+def seconds(model: BertModel, length: int, repeats: int) -> dict[str, float]:
+    """Median time of a forward and backward pass with each kernel, taking turns, after a round that does not count."""
     generator = torch.Generator().manual_seed(0)
     rows = max(1, TOKENS // length)
     ids = torch.randint(5, model.config.vocab_size, (rows, length), generator=generator)
     lengths = torch.randint(int(0.6 * length), length + 1, (rows, 1), generator=generator)
     mask = (torch.arange(length) < lengths).long()
-    taken = []
-    for _ in range(repeats + 1):
+    taken: dict[str, list[float]] = {kernel: [] for kernel in KERNELS}
+    for kernel in [*KERNELS] * (repeats + 1):
         model.zero_grad()
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16), KERNELS[kernel](ids):
             hidden = model(ids, attention_mask=mask).last_hidden_state
         hidden.float().square().mean().backward()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+        taken[kernel].append(time.perf_counter() - start)
+    return {kernel: statistics.median(times[1:]) for kernel, times in taken.items()}
 
 
 def main() -> int:
@@ -55,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     shape = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -63,9 +63,8 @@ def main() -> int:
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = BertModel(BertConfig(vocab_size=2000, attn_implementation="sdpa", **shape)).train()
     table = Table("kernel", *(f"T={length}" for length in options.lengths))
-    found = {
-        kernel: [seconds(model, length, kernel, options.repeats) for length in options.lengths] for kernel in KERNELS
-    }
+    rounds = [seconds(model, length, options.repeats) for length in options.lengths]
+    found = {kernel: [medians[kernel] for medians in rounds] for kernel in KERNELS}
     for kernel, row in found.items():
         table.add_row(kernel, *(f"{1000 * value:,.0f} ms" for value in row))
     others = [min(pair) for pair in zip(found["fused"], found["matrix products"], strict=True)]

@@ -26,6 +26,7 @@ from hf_distill.evaluation.score_cache import (
 mteb = pytest.importorskip("mteb")
 
 from hf_distill.evaluation import tasks  # noqa: E402
+from hf_distill.teachers import files  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -146,9 +147,10 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_atomically(path, "old")
-    monkeypatch.setattr(score_cache.os, "replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
 
 
