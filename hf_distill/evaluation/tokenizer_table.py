@@ -14,7 +14,7 @@ from hf_distill.evaluation.seeds import Spread
 from hf_distill.evaluation.tokenizer_stats import TokenizerStats
 from hf_distill.evaluation.tokenizer_students import PEARSON, SPEARMAN, Run, TokenizerStudent
 from hf_distill.evaluation.tokenizer_verdicts import TokenizerDifference, Verdict
-from hf_distill.hub.markdown import cell, markdown_table
+from hf_distill.hub.markdown import cell, command_block, markdown_table
 from hf_distill.hub.official import MTEB_PREFIX
 
 _RECALL = "bitext_recall_at_1"
@@ -29,6 +29,7 @@ _HEADER = [
     *("model", "tokenizer", "source", "parameters", "untrained P / S", "trained P / S", "% of teacher"),
     *("TR→EN recall@1", "tokens a word", "mean length", "tokens seen", "minutes", "texts/s", "seeds"),
 ]
+_VERSIONS = ("python", "torch", "transformers", "sentence-transformers")
 _AFTER_RECALL = _HEADER.index("TR→EN recall@1") + 1
 
 
@@ -53,7 +54,7 @@ class TokenizerComparison:
 
 
 def comparison_markdown(comparison: TokenizerComparison, pictures: Sequence[str] = ()) -> str:
-    """Write the experiment in Markdown: main table, bars, tokenizers against each other, retrieval, tokenizers, notes.
+    """Write the experiment in Markdown: main table, bars, tokenizers against each other, retrieval, notes, commands.
 
     Args:
         comparison (`TokenizerComparison`): the experiment.
@@ -78,6 +79,9 @@ def comparison_markdown(comparison: TokenizerComparison, pictures: Sequence[str]
         parts += ["## Turkish to English retrieval", retrieval]
     parts += ["## Tokenizers", _tokenizer_table(comparison), "## Notes"]
     parts.append("\n".join(f"* {note}" for note in comparison_notes(comparison)))
+    runs = [run for student in comparison.students for run in student.runs.values()]
+    commands = [command_block(command) for command in dict.fromkeys(run.results.command for run in runs) if command]
+    parts += ["## Commands", *commands] if commands else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -299,11 +303,11 @@ def comparison_notes(comparison: TokenizerComparison) -> list[str]:
     hardware = sorted({run.results.training.hardware for run in runs if run.results.training})
     notes.append(f"Trained on {'; '.join(hardware)}. Minutes are those of training, evaluations included.")
     notes += _time_note(runs)
-    pythons = {
-        name: sorted({run.results.versions.get(name, "?") for run in runs}) for name in ("torch", "transformers")
-    }
-    mixed = [f"{name} {', '.join(found)}" for name, found in pythons.items() if len(found) > 1]
-    return notes + ([f"The runs are of different versions: {'; '.join(mixed)}."] if mixed else [])
+    seeds = ", ".join(str(seed) for seed in sorted({seed for student in students for seed in student.runs}))
+    versions = [
+        f"{name} {' and '.join(sorted({run.results.versions.get(name, '?') for run in runs}))}" for name in _VERSIONS
+    ]
+    return [*notes, f"Seeds: {seeds}. Versions: {', '.join(versions)}."]
 
 
 def _time_note(runs: Sequence[Run]) -> list[str]:

@@ -150,6 +150,7 @@ def _make_tokenizer_run(
         batch="256 rows",
     )
     results = Results(folder.name, rows, 400, "stsb_tr_pearson", seed=seed, minutes=6.0, training=training)
+    results.command = "accelerate launch recipes/tokenizer_distill.py --stsb_tr_folder stsb-tr"
     folder.mkdir(parents=True)
     results.write(folder)
     scores = {role: values.tolist() for role, values in similarities.items()}

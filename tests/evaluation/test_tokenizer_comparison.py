@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 
 import pytest
+import torch
 from matplotlib.image import imread
 
 from hf_distill.evaluation.results import Results
@@ -42,6 +44,10 @@ def test_the_table(tokenizer_runs, tmp_path):
     assert text.count("* **missed**") == 3
     assert "Every student of mft saw 2.00M tokens." in text
     assert "One seed a student" in text
+    assert f"* Seeds: 42. Versions: python {platform.python_version()}, torch {torch.__version__}, " in text
+    assert text.endswith(
+        "## Commands\n\n```bash\naccelerate launch recipes/tokenizer_distill.py --stsb_tr_folder stsb-tr\n```\n"
+    )  # once, for all six
     assert cells(text, "random-init")[:3] == ["random-init", "mft − tabi", "+11.00"]
     assert cells(text, "tabi   ")[1:3] == ["32,768", "1.50"]
 
