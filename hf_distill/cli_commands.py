@@ -116,6 +116,8 @@ def memory_arguments(config: dict[str, Any], bf16: bool) -> dict[str, Any]:
     batch = config.get("per_device_train_batch_size", 8)
     if config.get("token_budget"):
         batch = max(1, config["token_budget"] // length)
+    elif config.get("contrastive_weight"):
+        batch *= 2  # the term needs pairs, and both texts of a pair go through the student in one forward
     arguments: dict[str, Any] = {
         "batch_size": batch,
         "sequence_length": length,

@@ -259,7 +259,7 @@ def estimate_memory(
     copies of the weights. It leaves out the framework itself and short-lived buffers: keep a fifth of the memory free.
 
     Args:
-        batch_size: Texts per device and step.
+        batch_size: Texts per device and forward pass; a pair is two.
         sequence_length: Tokens of the longest text, `T`.
         hidden_size: Width `D`.
         layers: Number of blocks.

@@ -12,6 +12,7 @@ STS-B, cosine to the teacher by length, recall of long documents, and how far ea
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import sys
@@ -31,10 +32,16 @@ class AblationConfig:
     """Which variants of which recipe, and how long."""
 
     base: str = field(metadata={"help": "Recipe that is varied: a YAML file, or one below recipes/configs."})
-    variants: dict | str = field(metadata={"help": "Name -> fields of HfdDeltaNetConfig that differ from the base."})
+    variants: dict | str | None = field(metadata={"help": "Name -> fields of HfdDeltaNetConfig that differ."})
     output_dir: str = field(default="runs/ablation", metadata={"help": "Folder of the results."})
     share: float = field(default=0.25, metadata={"help": "Share of the base's minutes for each variant."})
     seeds: list[int] = field(default_factory=lambda: [42], metadata={"help": "Seeds of each variant."})
+    long_lengths: list[int] = field(
+        default_factory=lambda: [128, 256, 512], metadata={"help": "Lengths of the long documents, in tokens."}
+    )
+    long_documents: int = field(
+        default=120, metadata={"help": "Long documents of each length; there are 98 of 1,024 tokens, 48 of 2,048."}
+    )
     only: list[str] | None = field(default=None, metadata={"help": "Names of the variants to run. Default: all."})
 
     def __post_init__(self) -> None:
@@ -55,46 +62,53 @@ def main(config: AblationConfig) -> str:
     from embedding_distill import validation
 
     from hf_distill.data.collators import tokenize_columns
-    from hf_distill.evaluation.ablation import ablation_table, is_done, write_scores
+    from hf_distill.evaluation.ablation import ablation_table, check_variants, is_done, score_teacher, write_scores
     from hf_distill.evaluation.long_documents import LongDocumentEvaluator
     from hf_distill.teachers.first_layer import with_first_layer
     from hf_distill.teachers.live import LiveTeacher, load_teacher
     from hf_distill.trainers import embedding_stages as stages
 
+    recipe, args = base_arguments(config)
+    check_variants(recipe.student_config, config.variants)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = config.only or list(config.variants)
-    requests = {name: request(config, name) for name in names}
-    pairs = [(name, seed) for seed in config.seeds for name in names]
-    jobs = [(name, seed) for name, seed in pairs if not is_done(folder, name, seed, requests[name])]
+    asked = requests(config, recipe)
+    pairs = [(name, seed) for seed in config.seeds for name in config.only or config.variants]
+    jobs = [(name, seed) for name, seed in pairs if not is_done(folder, name, seed, asked[name])]
     if jobs:
-        recipe, args = base_recipe(config, folder / "run", *jobs[0])
+        long = LongDocumentEvaluator("validation", config.long_lengths, config.long_documents)
         teacher = LiveTeacher(load_teacher(recipe.teacher, revision=recipe.teacher_revision))
         target = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
-        evaluators = [*validation(teacher.model), LongDocumentEvaluator("validation")]
-        dataset, _ = stages.load_texts(recipe, base_arguments(config)[1].seed)  # the same for all, also in later calls
+        evaluators = [*validation(teacher.model), long]
+        dataset, overlap = stages.load_texts(recipe, args.seed)  # the same for all, also in later calls
+        print(overlap)
         dataset = tokenize_columns(dataset, dataset.column_names, teacher.model.tokenizer, args.max_length or 256)
-        if not is_done(folder, "teacher", 0, {}):
-            write_scores(folder, "teacher", 0, teacher.model, evaluators)
+        score_teacher(folder, teacher.model, evaluators, asked["teacher"])
     for number, (name, seed) in enumerate(jobs, 1):
         print(f"[{number}/{len(jobs)}] {name}, seed {seed}")
         recipe, args = base_recipe(config, folder / "run", name, seed)
-        recipe.fresh = True
         stages.open_run(recipe, args)
         student = stages.new_student(recipe, teacher.model, seed)
         align_steps = stages.align(student, recipe, args, teacher, dataset).steps
         trainer = stages.distil(student, args, dataset, target, [])
-        facts = {"align_steps": align_steps, "steps": trainer.state.global_step, "request": requests[name]}
+        facts = {"align_steps": align_steps, "steps": trainer.state.global_step, "request": asked[name]}
         write_scores(folder, name, seed, student, evaluators, facts)
-    table = ablation_table(folder, ["teacher", *config.variants])
-    (folder / "table.md").write_text(table, encoding="utf-8")
+        # Student and trainer refer to each other, and Python looks for such cycles by the number of objects, not by their
+        # size: without this, the weights and moments of finished variants pile up until the memory is full.
+        trainer.accelerator.free_memory()
+        del student, trainer
+        gc.collect()
+    (folder / "table.md").write_text(table := ablation_table(folder, ["teacher", *config.variants]), encoding="utf-8")
     return table
 
 
-def request(config: AblationConfig, name: str) -> dict:
-    """What a variant is: its fields, and the base and share of its minutes that they go with."""
+def requests(config: AblationConfig, recipe: EmbeddingRecipe) -> dict[str, dict]:
+    """What every variant is, and the teacher: its fields, what they go with, and which documents it is asked about."""
     base = hashlib.sha256(Path(config.base).read_bytes()).hexdigest()[:12]
-    return {"base": base, "share": config.share, "fields": config.variants[name]}
+    long = {"lengths": config.long_lengths, "documents": config.long_documents}
+    teacher = {"teacher": recipe.teacher, "revision": recipe.teacher_revision, "long": long}
+    same = {"base": base, "share": config.share, "long": long}
+    return {"teacher": teacher} | {name: {**same, "fields": fields} for name, fields in config.variants.items()}
 
 
 def base_arguments(config: AblationConfig, *more: str) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:
@@ -104,6 +118,8 @@ def base_arguments(config: AblationConfig, *more: str) -> tuple[EmbeddingRecipe,
     recipe, args = parse(["--config", config.base, *more])
     if args.max_minutes is None:
         raise ValueError(f"{config.base} has no max_minutes, of which every variant would get a share.")
+    if args.world_size > 1:  # each would write the same files, and what a variant reaches depends on their number
+        raise ValueError(f"The ablation runs in one process, not {args.world_size}: launch with --num_processes 1.")
     return recipe, args
 
 
@@ -111,7 +127,7 @@ def base_recipe(
     config: AblationConfig, output_dir: Path, name: str, seed: int
 ) -> tuple[EmbeddingRecipe, EmbeddingDistillConfig]:
     """The base recipe with a variant's fields, a share of its minutes and no checkpoints."""
-    recipe, args = base_arguments(config, "--output_dir", str(output_dir), "--seed", str(seed))
+    recipe, args = base_arguments(config, "--output_dir", str(output_dir), "--seed", str(seed), "--fresh", "true")
     recipe.student_config = {**(recipe.student_config or {}), **config.variants[name]}
     recipe.align_minutes *= config.share
     args.max_minutes *= config.share

@@ -30,7 +30,6 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "embedding" / "deltanet_min
 
 def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     """Runs all stages and returns what was measured (rows: by the first process)."""
-    from hf_distill.data.collators import tokenize_columns
     from hf_distill.evaluation.results import Results, command_line
     from hf_distill.evaluation.suite import check_data
     from hf_distill.teachers.live import LiveTeacher, load_teacher
@@ -46,15 +45,14 @@ def main(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig) -> Results:
     student = stages.new_student(recipe, source.model, args.seed)
     untrained = stages.new_student(recipe, source.model, args.seed)
     models = {"teacher": teacher.model, "student": student, "untrained": untrained}
-    stages.check_space(recipe, args, student)
+    stages.check_space(recipe, args, student, teacher.model.get_embedding_dimension())
 
     # ---- texts, without any of the evaluation's, and what the teacher says about them ----
     dataset, overlap = stages.load_texts(recipe, args.seed, rows := {})
     if args.process_index == 0:
         print(overlap)
+    dataset = stages.tokenize(dataset, source.model.tokenizer, recipe, args)
     signal = stages.teacher_signal(teacher, recipe, args, dataset, student, source)
-    if recipe.student != "static":  # a static table counts no special tokens: the trainer sees to that
-        dataset = tokenize_columns(dataset, dataset.column_names, source.model.tokenizer, args.max_length or 256)
     evaluators = validation(teacher.model)
     stages.check_metric(args, evaluators, student.get_embedding_dimension())
 

@@ -143,5 +143,8 @@ if __name__ == "__main__":
 
     try:
         main(*parse_arguments((EvaluateConfig,), sys.argv[1:], __doc__))
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on: what has been scored is kept.", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -11,7 +11,10 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -50,6 +53,19 @@ TINY_BERT = {
 }
 
 
+# Runs the next argument as a program where hf_distill does not exist; the other arguments are the program's own.
+_ELSEWHERE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_distill":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+exec(sys.argv.pop(1))
+assert "hf_distill" not in sys.modules
+"""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked `gpu` where there is no CUDA device."""
     if torch.cuda.is_available():
@@ -71,6 +87,21 @@ def _vocabulary() -> dict[str, int]:
     tokens += [f"##{character}" for character in characters]
     tokens += ["##ed", "##er", "##ing", "##ly", "##s", *sorted(set(_words()))]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+
+
+@pytest.fixture(scope="session")
+def run_elsewhere() -> Callable[..., str]:
+    """Return a function that runs Python code as a machine without hf_distill would, and gives what it prints."""
+
+    def run(code: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout: int = 300) -> str:
+        environment = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
+        environment.pop("PYTHONPATH", None)
+        command = [sys.executable, "-c", _ELSEWHERE, code, *map(str, arguments)]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

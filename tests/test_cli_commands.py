@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hf_distill import cli, cli_commands
 from hf_distill.evaluation.results import ModelRow, Results
@@ -171,3 +172,25 @@ def test_recipes_name_an_unknown_field_and_the_closest(tmp_path):
     assert result.returncode == 1
     assert "'tokens_per_bach' (did you mean 'tokens_per_batch'?)" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "texts"),
+    [
+        ("deltanet_minilm_full", {}, 512),  # 256 pairs
+        ("deltanet_minilm_full", {"contrastive_weight": 0.0}, 256),
+        ("deltanet_minilm_full", {"contrastive_weight": {0: 1.0, 500: 0.0}}, 512),
+        ("deltanet_minilm_full", {"token_budget": 8192}, 64),  # counts the tokens of both texts of a pair
+        ("layers2_minilm", {"token_budget": None, "per_device_train_batch_size": 32}, 32),
+    ],
+)
+def test_memory_is_estimated_for_both_texts_of_a_pair(name, fields, texts):
+    config = yaml.safe_load((RECIPES / "configs" / "embedding" / f"{name}.yaml").read_text()) | fields
+    assert cli_commands.memory_arguments(config, bf16=False)["batch_size"] == texts
+
+
+def test_env_estimates_what_the_full_config_needs():
+    config = yaml.safe_load((RECIPES / "configs" / "embedding" / "deltanet_minilm_full.yaml").read_text())
+    both, one = (cli_commands.environment(config | {"contrastive_weight": weight}) for weight in (1.0, 0.0))
+    assert both["memory_for"]["batch_size"] == 512
+    assert both["memory"]["activations"] > 1.9 * one["memory"]["activations"]

@@ -186,6 +186,26 @@ def test_the_package_and_its_parts_are_light():
     assert wrong == []
 
 
+def test_trainers_say_what_they_are():
+    """Each class of a regime has `_tag_names`, `_name` and `_paper` (title, number on arXiv), and a file of its config."""
+    found = {}
+    for path in (PACKAGE / "trainers").glob("*.py"):
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Trainer"):
+                assignments = (part for part in node.body if isinstance(part, ast.Assign))
+                values = {part.targets[0].id: part.value for part in assignments}
+                names = {"_tag_names", "_name", "_paper"} & values.keys()
+                found[name_of(path)] = {name: ast.literal_eval(values[name]) for name in names}
+    assert {"hf_distill/trainers/embedding.py", "hf_distill/trainers/alignment.py"} <= found.keys()
+    for file, values in found.items():
+        assert values.keys() == {"_tag_names", "_name", "_paper"}, file
+        assert "hf_distill" in values["_tag_names"], file
+        assert values["_name"], file
+        assert values["_paper"]["title"], file
+        assert re.fullmatch(r"\d{4}\.\d{5}", values["_paper"]["id"]), file
+        assert (ROOT / file).with_name(f"{Path(file).stem}_config.py").is_file(), file
+
+
 def test_library_code_does_not_print():
     wrong = []
     for path in LIBRARY:

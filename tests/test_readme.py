@@ -1,13 +1,19 @@
-"""The README's Python runs as it stands, and its commands name files and targets that exist."""
+"""The README's Python runs as it stands, and its commands name files, targets and options that exist."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hf_distill import cli, hardware
 from hf_distill.data.turkish import FILES, packaged_file
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +28,83 @@ def test_commands_name_what_exists() -> None:
     files = set(re.findall(r"recipes/[\w/]+\.(?:py|yaml)", README))
     assert "recipes/embedding_distill.py" in files
     assert not [file for file in files if not (ROOT / file).is_file()]
+
+
+def commands(first: str) -> list[list[str]]:
+    """The words of the commands that hold a word: lines of the Bash blocks, and `hf-distill` with options elsewhere."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(hf-distill \w+ [^`\n]*--[^`\n]*)`", README)
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in split if any(re.fullmatch(first, word) for word in words)]
+
+
+class _Asked(BaseException):
+    """Ends a recipe where it would read its command line, with the classes of its fields."""
+
+
+def options_of(recipe: str, monkeypatch: pytest.MonkeyPatch) -> tuple[type, ...]:
+    """The classes whose fields a recipe takes; nothing of it runs."""
+    from hf_distill.trainers import recipe_arguments
+
+    def stop(types: tuple[type, ...], *_: object) -> None:
+        raise _Asked(types)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe_arguments, "parse_arguments", stop)
+        patch.setattr(hardware, "use_all_cores", lambda: None)
+        patch.setattr(sys, "argv", [recipe])
+        with pytest.raises(_Asked) as asked:
+            runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+    return asked.value.args[0]
+
+
+def check_recipe_line(recipe: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses an option that the recipe lacks, a value of the wrong type, and a config that does not fit."""
+    from trl import TrlParser
+
+    from hf_distill.trainers.recipe_arguments import check_fields
+
+    parser = TrlParser(options_of(recipe, monkeypatch), allow_abbrev=False)
+    known = {action.dest for action in parser._actions} - {"help"}
+    if "--config" in words:
+        position = words.index("--config")
+        check_fields(cli.find_config(words[position + 1]), known)
+        words = words[:position] + words[position + 2 :]
+    for action in parser._actions:
+        action.required = False  # the config may have it
+    _, rest = parser.parse_known_args(words)
+    assert not rest, f"{recipe} has no {rest}"
+
+
+def test_recipes_take_the_options_that_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for words in commands(r"recipes/\w+\.py"):
+        position = next(i for i, word in enumerate(words) if re.fullmatch(r"recipes/\w+\.py", word))
+        seen.append(Path(words[position]).stem)
+        check_recipe_line(seen[-1], words[position + 1 :], monkeypatch)
+    for _, command, *words in commands("hf-distill"):
+        seen.append(cli._ALIASES.get(command, command))
+        if seen[-1] not in cli.recipe_names():
+            cli.build_parser().parse_args([command, *words])
+            continue
+        if command in cli._ALIASES and not words[0].startswith("-"):
+            words = ["--run", *words]
+        check_recipe_line(seen[-1], words, monkeypatch)
+    assert {"embedding_distill", "tokenizer_distill", "evaluate_student", "push_student", "env"} <= set(seen)
+    with pytest.raises(AssertionError, match="no_such_option"):
+        check_recipe_line("push_student", ["--no_such_option", "1"], monkeypatch)
+
+
+def test_the_lines_of_python_use_names_that_exist() -> None:
+    lines = [words[words.index("-c") + 1] for words in commands("-c")]
+    assert lines
+    for line in lines:
+        tree, names = ast.parse(line), dict(vars(builtins))
+        imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        exec(compile(ast.Module(imports, []), "README.md", "exec"), names)  # noqa: S102
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert used <= names.keys()
 
 
 def python_after(title: str) -> str:

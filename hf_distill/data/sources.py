@@ -6,6 +6,7 @@ Sources that need no network:
     wordnet_scenes   sentences like captions, of WordNet's everyday words       text
     wordnet_topics   WordNet in texts of 1 to 256 tokens                       text
     wordnet_pairs    word and gloss, entry and example                         anchor, positive
+    news             sentences and paragraphs of news articles of 2017         text
     docstrings       prose of 20 to 256 tokens from installed packages         text
     stsb_train       sentences of STS-B's train split, without their scores    text
     kenet            Turkish: glosses and examples of its WordNet              text

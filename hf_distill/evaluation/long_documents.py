@@ -76,8 +76,8 @@ class LongDocumentEvaluator(SentenceEvaluator):
 
     Args:
         split (`str`, *optional*, defaults to `"validation"`): `"validation"` or `"test"`.
-        lengths (`Sequence[int]`, *optional*): document lengths in tokens. Models read up to the longest for the call,
-            as far as their positions go, whatever their `max_seq_length` says.
+        lengths (`Sequence[int]`, *optional*): document lengths in tokens. For the call all models read up to the
+            longest, as far as their positions go, whatever their `max_seq_length` says: none sees more than another.
         count (`int`, *optional*, defaults to 120): documents of each length: chance is `1 / count`.
         name (`str`, *optional*, defaults to `"long"`): prefix of the metrics.
         dtype (`str`, *optional*, defaults to `"auto"`): precision, see `encode_sorted`.
@@ -117,7 +117,7 @@ class LongDocumentEvaluator(SentenceEvaluator):
         """
         limit = model.max_seq_length
         if isinstance(limit, int):
-            model.max_seq_length = min(max(limit, *self.tasks), _positions(model))
+            model.max_seq_length = min(max(self.tasks), _positions(model))
         try:
             recalls = {length: self._recall(model, task) for length, task in self.tasks.items()}
         finally:
@@ -140,9 +140,12 @@ def _positions(model: SentenceTransformer) -> int:
     """Tokens that a model has positions for."""
     encoder = model.transformers_model
     config = {} if encoder is None else encoder.config.to_dict()
-    if config.get("position_embedding_type", "absolute") != "absolute":
+    rows = config.get("max_position_embeddings")
+    if rows is None or config.get("position_embedding_type", "absolute") != "absolute":
         return _UNLIMITED  # no table that could end
-    return config.get("max_position_embeddings", _UNLIMITED)
+    tables = (module for name, module in encoder.named_modules() if name.endswith("position_embeddings"))
+    unused = getattr(next(tables, None), "padding_idx", None)  # RoBERTa and MPNet count from the padding id plus 1
+    return rows if unused is None else rows - unused - 1
 
 
 __all__ = ["LENGTHS", "LongDocumentEvaluator", "LongDocuments", "long_documents"]

@@ -57,7 +57,8 @@ def parse_tasks(names: str | Sequence[str]) -> list[str]:
         `list[str]`: distinct names, in the order of `TASKS` and `TURKISH_TASKS`, then mteb's as given.
 
     Raises:
-        ValueError: no names, or an unknown one; the message lists the tasks.
+        ValueError: no names, or an unknown one; the message lists the tasks. Or mteb, which knows the other names, is
+            missing.
     """
     parts = names.split(",") if isinstance(names, str) else names
     asked = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
@@ -65,6 +66,7 @@ def parse_tasks(names: str | Sequence[str]) -> list[str]:
         raise ValueError(f"No task is given: choose among {', '.join(_LOCAL_TASKS)}, or all, or name tasks of mteb.")
     others = [name for name in asked if name not in (*_LOCAL_TASKS, "all")]
     if others:
+        _require_mteb()
         from hf_distill.evaluation.mteb_runs import check_names, language_tasks  # mteb takes seconds to import
 
         languages = {name: found[1] for name in others if (found := _LANGUAGE.fullmatch(name))}
@@ -106,7 +108,7 @@ def mteb_names(tasks: Sequence[str]) -> list[str]:
 
 
 def check_data(tasks: Sequence[str], split: str, stsb_tr_folder: str | Path | None = None) -> None:
-    """Load the data of the tasks that need the Hub, so that what is missing is said before anything is computed.
+    """Load mteb and the data of the tasks that need them, so that what is missing is said before anything is computed.
 
     Args:
         tasks (`Sequence[str]`): names of tasks, from `parse_tasks`.
@@ -114,14 +116,28 @@ def check_data(tasks: Sequence[str], split: str, stsb_tr_folder: str | Path | No
         stsb_tr_folder (`str` or `Path`, *optional*): where the files of STSb-TR are.
 
     Raises:
-        ValueError: a task of mteb has no such split.
+        ValueError: a task of mteb has no such split, or mteb is missing; the message names the remedy.
         ConnectionError: data that cannot be had; the message names the tasks that need none.
     """
+    if set(tasks) & {*MTEB_TASKS, *mteb_names(tasks)}:
+        _require_mteb()
     turkish_evaluators([task for task in tasks if task in TURKISH_TASKS], split, folder=stsb_tr_folder)
     if mteb_names(tasks):
         from hf_distill.evaluation import mteb_runs
 
         mteb_runs.check_data(mteb_names(tasks), split)
+
+
+def _require_mteb() -> None:
+    """Import what needs mteb, with an error that every recipe shows as one line.
+
+    Raises:
+        ValueError: mteb is missing or too old; the message names the remedy.
+    """
+    try:
+        import hf_distill.evaluation.tasks  # noqa: F401
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def make_fidelity(

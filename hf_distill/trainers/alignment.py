@@ -198,6 +198,10 @@ class MixerAlignmentTrainer(ObjectiveTrainerMixin, Trainer):
 
     _tag_names = ("hf_distill", "knowledge-distillation")
     _name = "Mixer alignment"
+    _paper = {
+        "title": "Transformers to SSMs: Distilling Quadratic Knowledge to Subquadratic Models",
+        "id": "2408.10189",  # its second stage, hidden-state alignment
+    }
 
     def __init__(
         self,

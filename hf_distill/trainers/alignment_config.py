@@ -8,6 +8,13 @@ from transformers import TrainingArguments
 
 from hf_distill.trainers.distill_args import DistillArguments
 
+SHARED_WITH_STAGE_2 = (
+    *("max_length", "num_train_epochs", "max_grad_norm", "seed", "full_determinism"),
+    *("bf16", "fp16", "tf32", "use_cpu", "ddp_timeout", "dataloader_num_workers"),
+    *("report_to", "disable_tqdm"),
+)
+"""Fields that a run sets once, for both stages. Weight decay is not among them: stage 1 keeps a default of its own."""
+
 
 @dataclass
 class MixerAlignmentConfig(DistillArguments, TrainingArguments):
@@ -37,4 +44,4 @@ class MixerAlignmentConfig(DistillArguments, TrainingArguments):
         self.prediction_loss_only = True
 
 
-__all__ = ["MixerAlignmentConfig"]
+__all__ = ["SHARED_WITH_STAGE_2", "MixerAlignmentConfig"]

@@ -35,14 +35,15 @@ class DistillArguments:
 
     Args:
         bf16 (`bool`, *optional*): bf16 autocast over float32 parameters; `None` turns it on where the hardware has it.
-        max_length (`int`, *optional*): Longest training sequence in tokens; `None` is the student's own limit.
+        max_length (`int`, *optional*): Longest training sequence in tokens; `None` is the student's own limit, or, where
+            it has no table of positions, what its teacher reads (512 without a teacher); never more than the positions
+            of a live teacher that reads its ids.
         bucket_by_length (`bool`, *optional*, defaults to `True`): Batch texts of similar length.
         token_budget (`int`, *optional*): Padded tokens of a batch, instead of `per_device_train_batch_size` rows.
         max_minutes (`float`, *optional*): Time budget of training, evaluations included, summed over resumed runs. The
             learning rate reaches 0 at the end of the steps or of the budget, whichever comes first.
         early_stopping_patience (`int`, *optional*): Evaluations without a new best before training stops.
         early_stopping_threshold (`float`, *optional*, defaults to 0.0): What a new best must gain.
-        selection_split (`str`, *optional*, defaults to `"validation"`): Split that chooses the checkpoint; never `"test"`.
         freeze (`list[str]`, *optional*): Parts of parameter names that do not train, such as `word_embeddings`.
         require_gain (`bool`, *optional*, defaults to `False`): Fail unless the best validation score beats the start
             of the training, the untrained student and the random-init control, as far as they were measured. The recipes
@@ -81,7 +82,11 @@ class DistillArguments:
         },
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Longest training sequence in tokens. Default: the student's own limit."}
+        default=None,
+        metadata={
+            "help": "Longest training sequence in tokens. Default: the student's own limit, or, without a table of "
+            "positions, its teacher's."
+        },
     )
     bucket_by_length: bool = field(default=True, metadata={"help": "Batch texts of similar length together."})
     token_budget: int | None = field(
@@ -96,9 +101,6 @@ class DistillArguments:
     )
     early_stopping_threshold: float = field(
         default=0.0, metadata={"help": "How much better a new best must be, for early stopping."}
-    )
-    selection_split: str = field(
-        default="validation", metadata={"help": "Split that chooses the checkpoint: validation, never test."}
     )
     freeze: list[str] | None = field(
         default=None, metadata={"help": "Parts of parameter names that do not train, such as word_embeddings."}
@@ -163,10 +165,10 @@ class DistillArguments:
                 f"hub_strategy={self.hub_strategy!r} pushes what is saved, but save_strategy is 'no'. Set "
                 "save_strategy='steps' and save_steps, or hub_strategy='end'."
             )
-        if self.selection_split == "test" or "test" in (self.metric_for_best_model or "").split("_"):
+        if "test" in (self.metric_for_best_model or "").split("_"):
             raise ValueError(
-                "The checkpoint must not be chosen on the test split: set selection_split='validation' and "
-                "metric_for_best_model to a validation metric. The test score is read once, at the end."
+                f"metric_for_best_model={self.metric_for_best_model!r} would choose the checkpoint on the test split. Set "
+                "it to a validation metric, such as stsb_spearman. The test score is read once, at the end."
             )
         for name in ("max_minutes", "token_budget", "max_length", "early_stopping_patience"):
             value = getattr(self, name)

@@ -27,11 +27,16 @@ from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.objective import DistillObjective, student_encoder
 from hf_distill.trainers.objective_mixin import ObjectiveTrainerMixin, distill_callbacks
 from hf_distill.trainers.run_checkpoints import require_same_student
+from hf_distill.trainers.students import has_position_table
 from hf_distill.trainers.teacher_source import TeacherSource, student_tokenizer, training_length
 from hf_distill.trainers.training_data import TrainingData, align_padding
 
 _PCA_ROWS = 4096
 """Texts whose teacher vectors start a PCA head."""
+_PCA_TOKENS = 65_536
+"""Tokens whose hidden states start PCA heads, about: those of all these texts would fill gigabytes."""
+_UNTAUGHT_LENGTH = 512
+"""Longest training sequence of a student that no table of positions limits, where no teacher does either."""
 
 
 class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer):
@@ -65,6 +70,10 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
     training_args_class = EmbeddingDistillConfig
     _tag_names = ("hf_distill", "knowledge-distillation")
     _name = "Embedding distillation"
+    _paper = {
+        "title": "Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation",
+        "id": "2004.09813",
+    }
 
     def __init__(
         self,
@@ -83,7 +92,7 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         refuse_test_split(evaluator)
         self.source = TeacherSource(teacher, model, args)
         self.tokenizer_of_student = student_tokenizer(model)
-        self.max_length = training_length(model, args)
+        self.max_length = _usable_length(training_length(model, args), model, args, self.source)
         encoder = student_encoder(model)
         self.flat = encoder is None
         embeddings = model[0].embedding if self.flat else encoder.get_input_embeddings()
@@ -142,21 +151,23 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         if embedding is None and hidden is None:
             return
         rows: dict[str | int, list[Tensor]] = {}
-        found = 0
+        texts = tokens = 0
         for inputs in self._build_dataloader(self.train_dataset, self.args.train_batch_size, "train"):
             inputs = self.source.answer(self._prepare_inputs(inputs), hidden is not None, self.args.device)
             rows.setdefault("embedding", []).append(inputs["teacher_embedding"].float().cpu())
-            real = inputs["attention_mask"].bool() if hidden is not None else None
-            for index, states in (inputs["teacher_hidden_states"] if hidden is not None else {}).items():
-                rows.setdefault(index, []).append(states[real].float().cpu())
-            found += self.rows_of(inputs)
-            if found >= _PCA_ROWS:
+            texts += self.rows_of(inputs)
+            if hidden is not None and tokens < _PCA_TOKENS:
+                real = inputs["attention_mask"].bool()
+                for index, states in inputs["teacher_hidden_states"].items():
+                    rows.setdefault(index, []).append(states[real].float().cpu())
+                tokens += int(real.sum())
+            if (embedding is None or texts >= _PCA_ROWS) and (hidden is None or tokens >= _PCA_TOKENS):
                 break
         samples = {name: torch.cat(parts) for name, parts in rows.items()}
         if embedding is not None:
-            embedding.set_pca(*pca_projection(samples["embedding"], embedding.weight.shape[1]))
+            embedding.set_pca(*pca_projection(samples["embedding"], min(embedding.weight.shape)))  # of the narrower
         for head, layer in zip(hidden or (), self.source.hidden_layers, strict=False):
-            head.set_pca(*pca_projection(samples[layer + 1], head.weight.shape[1]))
+            head.set_pca(*pca_projection(samples[layer + 1], min(head.weight.shape)))
 
     # ---- batches ----
     def _build_dataloader(self, dataset: Dataset | IterableDataset, batch_size: int, dataset_kind: str) -> DataLoader:
@@ -257,6 +268,41 @@ class EmbeddingDistillTrainer(ObjectiveTrainerMixin, SentenceTransformerTrainer)
         values = {key.removeprefix("eval_"): value for entry in logs for key, value in entry.items()}
         for evaluator, metrics in card.eval_results_dict.items():
             card.eval_results_dict[evaluator] = {key: values.get(key, value) for key, value in metrics.items()}
+
+
+def _usable_length(own: int, model: SentenceTransformer, args: EmbeddingDistillConfig, source: TeacherSource) -> int:
+    """Longest training sequence that both sides can read.
+
+    A student without a table of positions reads texts far longer than its teacher has an answer to: without
+    `max_length` it trains on what the teacher reads.
+
+    Args:
+        own: What the student can take, or the argument `max_length`.
+        model: The student.
+        args: Whether `max_length` was given.
+        source: The teacher.
+
+    Returns:
+        Tokens.
+
+    Raises:
+        ValueError: If a live teacher that reads the student's ids has too few positions for `max_length`.
+    """
+    live, given = source.live, args.max_length is not None
+    if not given and not has_position_table(model):
+        cache = None if source.column is not None else source.cache
+        reads = live.model.max_seq_length if live is not None else None if cache is None else cache.spec.max_seq_length
+        own = min(own, reads or _UNTAUGHT_LENGTH)
+    if live is None or source.needs_texts:
+        return own
+    positions = live.encoder.config.to_dict().get("max_position_embeddings", own)
+    if given and own > positions:
+        raise ValueError(
+            f"max_length={own}, but the live teacher reads the student's token ids and has positions for {positions} "
+            "only. Lower max_length, or set hidden_weight=0 and pass a cache of the teacher's embeddings, for which it cut "
+            "every text to its own limit."
+        )
+    return min(own, positions)
 
 
 __all__ = ["EmbeddingDistillTrainer"]

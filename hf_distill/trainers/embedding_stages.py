@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator, SequentialEvaluator
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_distill.data.overlap import OverlapReport, remove_overlap
 from hf_distill.data.sources import load_mix
 from hf_distill.data.stsb import load_stsb
+from hf_distill.data.token_ids import fit_lengths, text_columns, tokenize_columns
 from hf_distill.evaluation.corpus import held_out_sentences
 from hf_distill.evaluation.score_cache import write_atomically
 from hf_distill.evaluation.suite import parse_tasks
@@ -34,7 +36,7 @@ from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.projection import project_cache, rotate_towards
 from hf_distill.teachers.writer import write_cache
 from hf_distill.trainers.alignment import MixerAlignmentTrainer
-from hf_distill.trainers.alignment_config import MixerAlignmentConfig
+from hf_distill.trainers.alignment_config import SHARED_WITH_STAGE_2, MixerAlignmentConfig
 from hf_distill.trainers.distributed import wait_for_all
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
 from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
@@ -48,6 +50,14 @@ logger = logging.get_logger(__name__)
 
 _ROTATION_ROWS = 4096
 _ALIGNED = Path("alignment") / "aligned.safetensors"
+_INITS = ("teacher", "random")
+# Fields that not every student reads; for the others they would be ignored without a word.
+_READ_BY = {
+    "student_config": ("deltanet",),
+    "num_layers": ("deltanet", "layers"),
+    "static_dim": ("static",),
+    **dict.fromkeys(("align_minutes", "align_learning_rate", "align_token_budget"), ("deltanet",)),
+}
 
 
 @dataclass
@@ -87,7 +97,10 @@ class EmbeddingRecipe:
     control_minutes: float = field(default=1.0, metadata={"help": "Run from random weights; 0 leaves it out."})
     tasks: list[str] = field(
         default_factory=lambda: ["stsb", "int8", "fidelity", "stsbenchmark", "retrieval", "lexnames", "modules"],
-        metadata={"help": "What the final report measures; see evaluation/suite.py."},
+        metadata={
+            "help": "What the report measures besides stsb, int8 and fidelity, which are always in it; see "
+            "evaluation/suite.py."
+        },
     )
     fresh: bool = field(default=False, metadata={"help": "Start anew where OUTPUT_DIR holds another run."})
 
@@ -101,11 +114,24 @@ class EmbeddingRecipe:
                     raise ValueError(f'{name} must be JSON such as {{"a": 1}}, but is {value!r}.') from error
         self.sources = self.sources or {"wordnet_topics": 3.0, "docstrings": 1.0}
         self.tasks = parse_tasks(self.tasks)
-        if self.student not in STUDENTS:
-            raise ValueError(f"student must be one of {', '.join(STUDENTS)}, but is {self.student!r}.")
+        for name, choices in (("student", STUDENTS), ("init", _INITS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {getattr(self, name)!r}.")
+        self._check_fields_are_read()
         for name in ("align_minutes", "control_minutes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give minutes, or 0 to leave the stage out.")
+
+    def _check_fields_are_read(self) -> None:
+        """Refuses what was set and has no effect on this kind of student; 0 and nothing ask for nothing."""
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        for name, students in _READ_BY.items():
+            value = getattr(self, name)
+            if self.student not in students and value and value != defaults[name]:
+                raise ValueError(
+                    f"{name}={value!r} has no effect on a {self.student} student. Remove {name} (it may come from the "
+                    f"config file: choose another --config), or set student to {' or '.join(students)}."
+                )
 
     @property
     def wants_alignment(self) -> bool:
@@ -130,6 +156,29 @@ def load_texts(
     splits = [load_stsb(split) for split in ("validation", "test")]
     stsb = [text for split in splits for name in ("sentence1", "sentence2") for text in split[name]]
     return remove_overlap(dataset, dataset.column_names, stsb + held_out_sentences())
+
+
+def tokenize(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddingRecipe, args: EmbeddingDistillConfig
+) -> Dataset:
+    """Token ids of all texts, without those that `too_long` leaves out: the teacher need not read these.
+
+    Args:
+        dataset: Texts, or pairs of texts.
+        tokenizer: The student's.
+        recipe: Kind of student; a static table counts no special tokens.
+        args: Length limit, by default 256 tokens, and the rule for longer texts.
+
+    Returns:
+        The rows that are short enough, with `<column>_input_ids`.
+
+    Raises:
+        ValueError: If the rule is `"error"` and a text is too long, or no text would be left.
+    """
+    columns, length = dataset.column_names, args.max_length or 256
+    limit = length if args.too_long == "truncate" else None
+    dataset = tokenize_columns(dataset, columns, tokenizer, limit, add_special_tokens=recipe.student != "static")
+    return fit_lengths(dataset, columns, length, args.too_long)
 
 
 def new_student(
@@ -183,7 +232,7 @@ def teacher_signal(
     if "hidden" in args.active_terms():
         return target
     folder = recipe.cache_dir or Path(args.output_dir) / "teacher_cache"
-    texts = list(dict.fromkeys(text for column in dataset.column_names for text in dataset[column]))
+    texts = list(dict.fromkeys(text for column in text_columns(dataset.column_names) for text in dataset[column]))
     cache = write_cache(texts, target, folder, overwrite=True)
     width = student.get_embedding_dimension()
     if cache.dim <= width:
@@ -207,7 +256,7 @@ def align(
     Args:
         student: A DeltaNet student.
         recipe: Minutes, learning rate and batch size of the stage.
-        args: Folder, seed and length limit.
+        args: Folder, seed, length limit, precision, device and the like.
         teacher: Who is imitated: the model the student's weights come from.
         dataset: Texts.
 
@@ -232,15 +281,11 @@ def align(
         max_minutes=recipe.align_minutes,
         learning_rate=recipe.align_learning_rate,
         token_budget=recipe.align_token_budget,
-        max_length=args.max_length,
-        num_train_epochs=args.num_train_epochs,
-        seed=args.seed,
         adam_beta2=0.98,
         save_steps=200,
         save_total_limit=1,
         logging_steps=20,
-        report_to=args.report_to,
-        disable_tqdm=args.disable_tqdm,
+        **{name: getattr(args, name) for name in SHARED_WITH_STAGE_2},
     )
     trainer = MixerAlignmentTrainer(encoder, config, dataset, teacher=teacher)
     trainer.train(resume_from_checkpoint=last_complete(folder))
@@ -310,4 +355,5 @@ __all__ = [
     "new_student",
     "open_run",
     "teacher_signal",
+    "tokenize",
 ]

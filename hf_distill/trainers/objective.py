@@ -51,12 +51,16 @@ class ProjectionHead(nn.Module):
     def set_pca(self, components: Tensor, mean: Tensor) -> None:
         """Starts from principal directions: student coordinates are read as the teacher's principal components.
 
+        A student wider than the teacher has more coordinates than there are components: the last ones start at 0.
+
         Args:
-            components: `(student_width, teacher_width)`, orthonormal rows (`losses.hidden.pca_projection`).
+            components: `(min(student_width, teacher_width), teacher_width)`, orthonormal rows
+                (`losses.hidden.pca_projection`).
             mean: `(teacher_width,)`.
         """
         width = min(components.shape[0], self.weight.shape[1])
         self.weight[:, :width] = components[:width].T
+        self.weight[:, width:] = 0
         self.bias.copy_(mean)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -119,13 +119,16 @@ def _require_same(folder: Path, asked: dict[str, Any]) -> None:
             )
 
 
-def check_space(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig, student: SentenceTransformer) -> None:
+def check_space(
+    recipe: EmbeddingRecipe, args: EmbeddingDistillConfig, student: SentenceTransformer, teacher_width: int
+) -> None:
     """Estimates, before the first step, what the run will write, and compares it with what is free.
 
     Args:
         recipe: Whether there is a control run, and how many texts a teacher cache holds.
         args: Folder, and how many checkpoints are kept.
         student: Counts the parameters.
+        teacher_width: Of the teacher's embeddings, which a cache holds.
 
     Raises:
         OSError: If the disk has too little room; names need, free space and folder.
@@ -135,7 +138,7 @@ def check_space(recipe: EmbeddingRecipe, args: EmbeddingDistillConfig, student: 
         copies += ((args.save_total_limit or _CHECKPOINTS) + 1) * (2 if recipe.control_minutes else 1)
     needed = copies * _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in student.parameters())
     if "hidden" not in args.active_terms() and recipe.cache_dir is None:
-        needed += recipe.num_texts * (2 * student.get_embedding_dimension() + 8)
+        needed += recipe.num_texts * (2 * teacher_width + 8)
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     remedy = "Free some space, choose another --output_dir, or keep fewer checkpoints with --save_total_limit."
     require_space(folder, needed - there, "The run", remedy)

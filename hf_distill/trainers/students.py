@@ -23,6 +23,8 @@ from hf_distill.losses.hidden import pca_projection
 from hf_distill.models.deltanet import HfdDeltaNetConfig, HfdDeltaNetModel
 
 STUDENTS = ("deltanet", "layers", "static")
+LONG_LENGTH = 8192
+"""Tokens that `encode` reads of a text where no table of positions sets the limit; `embed_document` reads all."""
 _INITS = ("teacher", "random")
 _DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout"}
 _TOKENS_PER_BATCH = 2048
@@ -53,7 +55,9 @@ def build_student(
         **config_overrides: Fields of `HfdDeltaNetConfig`, such as `mixer="delta_flip"`.
 
     Returns:
-        Student with mean pooling and unit-length embeddings.
+        Student with mean pooling and unit-length embeddings. It reads as many tokens as the source; a DeltaNet without
+        a table of positions (`position_embedding_type="rotary"` or `"none"`) as many as the override
+        `max_position_embeddings` says, by default `LONG_LENGTH`.
 
     Raises:
         ValueError: If a name is unknown or an argument does not belong to this kind of student.
@@ -73,12 +77,31 @@ def build_student(
         return _static(encoder, tokenizer, static_dim, init)
     layers = None if num_layers is None else spaced_layers(num_layers, encoder.config.num_hidden_layers)
     if kind == "deltanet":
+        without_table = config_overrides.get("position_embedding_type", "absolute") != "absolute"
+        if without_table:  # nothing reads the number then but sentence-transformers: it cuts texts there after loading
+            config_overrides.setdefault("max_position_embeddings", LONG_LENGTH)
         student = HfdDeltaNetModel.from_teacher(encoder, layer_map=layers, **config_overrides)
+        max_length = student.config.max_position_embeddings if without_table else max_length
         if init == "random":
             student = HfdDeltaNetModel(HfdDeltaNetConfig(**_fresh(student.config)))
     else:
         student = _shallow(encoder, layers or list(range(encoder.config.num_hidden_layers)), init)
     return wrap_encoder(student, tokenizer, max_length)
+
+
+def has_position_table(model: SentenceTransformer) -> bool:
+    """Whether a table of positions limits the length of a model's texts.
+
+    Args:
+        model: A student.
+
+    Returns:
+        `False` for a DeltaNet with rotary positions or none.
+    """
+    encoder = model[0].auto_model if isinstance(model[0], Transformer) else None
+    if not isinstance(encoder, PreTrainedModel) or encoder.config.model_type != HfdDeltaNetConfig.model_type:
+        return True
+    return encoder.config.position_embedding_type == "absolute"
 
 
 def _fresh(config: HfdDeltaNetConfig) -> dict[str, Any]:
@@ -193,4 +216,12 @@ def _token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     return weights * (_ROW_NORM / weights.norm(dim=-1).mean())
 
 
-__all__ = ["STUDENTS", "build_student", "spaced_layers", "without_dropout", "wrap_encoder"]
+__all__ = [
+    "LONG_LENGTH",
+    "STUDENTS",
+    "build_student",
+    "has_position_table",
+    "spaced_layers",
+    "without_dropout",
+    "wrap_encoder",
+]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_distill.data import sources
+from hf_distill.data import news, sources
+from hf_distill.data.length import estimate_tokens, length_profile
 from hf_distill.data.overlap import normalize_text
 from hf_distill.data.sources import HUB_SOURCES, LOCAL_SOURCES, _Part, _quotas, load_mix, load_source, source_names
 from hf_distill.data.wordnet import wordnet_pairs, wordnet_sentences
@@ -162,6 +165,18 @@ def test_mix_follows_weights_and_caps(hub: list[tuple]) -> None:
     assert mix["anchor"][:] != load_mix(spec, total=100, seed=1)["anchor"][:]
     order = [text in pools["wordnet"] for text in mix["anchor"]]
     assert order != sorted(order)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(news.package_file() is None, reason=f"not installed: {news.REMEDY}")
+def test_the_default_mix_has_every_length_from_the_first_rows() -> None:
+    file = Path(__file__).parents[2] / "recipes" / "configs" / "embedding" / "deltanet_minilm.yaml"
+    spec = yaml.safe_load(file.read_text(encoding="utf-8"))["sources"]
+    spec["docstrings"] |= {"packages": ["numpy"], "megabytes": 0.5}  # reading all packages takes most of a minute
+    texts = load_mix(spec, total=600)["text"][:]
+    for part in (texts, texts[:150]):
+        profile = {bucket.name: bucket.share for bucket in length_profile(estimate_tokens(text) + 2 for text in part)}
+        assert all(profile[name] >= 0.05 for name in ("1-32", "33-128", "129-256")), profile
 
 
 def test_mix_of_texts_and_pairs_is_texts(hub: list[tuple]) -> None:

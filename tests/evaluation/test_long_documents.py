@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from transformers import MPNetConfig, MPNetModel
 
 from hf_distill.data.length import estimate_tokens
 from hf_distill.evaluation import long_documents as module
 from hf_distill.evaluation.corpus import hashed_passages
 from hf_distill.evaluation.long_documents import LongDocumentEvaluator, long_documents
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from hf_distill.trainers.students import build_student, wrap_encoder
 
 
 @pytest.mark.parametrize("num_tokens", [256, 512])
@@ -57,3 +55,53 @@ def test_recall(tiny_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "encode_sorted", encode)
     assert evaluator(tiny_model)["long_recall_128"] == pytest.approx(0.8)
     assert evaluator(tiny_model)["long_recall_256"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("positions", "lengths", "reads"),
+    [
+        ("rotary", (128, 512), 512),  # its own limit is larger, yet it sees no more than the others
+        ("none", (512, 128), 512),
+        ("absolute", (128, 512), 128),  # the rows of its table
+        ("absolute", (96,), 96),
+    ],
+)
+def test_models_read_the_longest_documents_as_far_as_their_positions_go(
+    tiny_sentence_transformer: str,
+    monkeypatch: pytest.MonkeyPatch,
+    positions: str,
+    lengths: tuple[int, ...],
+    reads: int,
+) -> None:
+    source = SentenceTransformer(tiny_sentence_transformer, device="cpu")
+    model = build_student("deltanet", source, position_embedding_type=positions)
+    limit = model.max_seq_length
+    assert limit == (64 if positions == "absolute" else 8192)
+    seen = []
+
+    def encode(model: SentenceTransformer, texts: list[str], **_: object) -> np.ndarray:
+        seen.append(model.max_seq_length)
+        return np.eye(len(texts), dtype=np.float32)
+
+    monkeypatch.setattr(module, "encode_sorted", encode)
+    LongDocumentEvaluator(lengths=lengths, count=5)(model)
+    assert seen == [reads] * 2 * len(lengths)
+    assert model.max_seq_length == limit
+
+    def fail(*_: object, **__: object) -> np.ndarray:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(module, "encode_sorted", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        LongDocumentEvaluator(lengths=lengths, count=5)(model)
+    assert model.max_seq_length == limit
+
+
+def test_a_model_that_counts_its_positions_from_two(tiny_sentence_transformer: str) -> None:
+    """MPNet's table has two rows more than a text may have tokens: all of them would be an index error."""
+    source = SentenceTransformer(tiny_sentence_transformer, device="cpu")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    config = MPNetConfig(vocab_size=len(source.tokenizer), max_position_embeddings=130, **sizes)
+    model = wrap_encoder(MPNetModel(config), source.tokenizer, 64)
+    assert module._positions(model) == 128
+    assert 0 <= LongDocumentEvaluator(lengths=(256,), count=3)(model)["long_recall"] <= 1

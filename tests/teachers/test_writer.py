@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_rows_equal_encode(tmp_path: Path, tiny_model: SentenceTransformer, tiny
     )
     assert cache.report.tokens_per_second > 0
     assert cache.spec == spec
+
+
+def test_progress_is_shown_where_it_is_wanted(
+    tmp_path: Path, tiny_model: SentenceTransformer, tiny_texts: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    write_cache(tiny_texts, tiny_model, tmp_path / "quiet", progress=False)
+    assert "teacher" not in capsys.readouterr().err
+    write_cache(tiny_texts, tiny_model, tmp_path / "shown")
+    assert re.search(r"teacher 100%\|.*k tokens/s", capsys.readouterr().err)
 
 
 def test_bytes_per_dimension(tmp_path: Path, tiny_texts: list[str]) -> None:

@@ -89,19 +89,24 @@ def test_room_for_the_checkpoints_is_counted(
         usage = files.shutil._ntuple_diskusage(10**9, 10**9 - amount, amount)
         monkeypatch.setattr(files.shutil, "disk_usage", lambda place: usage if place == folder else None)
 
-    there = (folder / RECIPE_FILE).stat().st_size
+    there, teacher_width = (folder / RECIPE_FILE).stat().st_size, 768  # of mpnet, much wider than the student
     free(5 * 12 * parameters - there)
-    check_space(recipe, config(**kept), live.model)
+    check_space(recipe, config(**kept), live.model, teacher_width)
     free(5 * 12 * parameters - there - 1)
     with pytest.raises(OSError, match=f"The run needs .* MB are free at {folder}.*--save_total_limit"):
-        check_space(recipe, config(**kept), live.model)
+        check_space(recipe, config(**kept), live.model, teacher_width)
     (folder / "checkpoint-2").mkdir()
     (folder / "checkpoint-2" / "optimizer.pt").write_bytes(b"x")  # what a run has written it does not need again
-    check_space(recipe, config(**kept), live.model)
-    with pytest.raises(OSError, match="free at"):  # a cache of 64 rows
-        check_space(recipe, config(**{**kept, "hidden_weight": 0.0}), live.model)
+    check_space(recipe, config(**kept), live.model, teacher_width)
+    cached = config(**{**kept, "hidden_weight": 0.0})
+    needed = 5 * 12 * parameters + recipe.num_texts * (2 * teacher_width + 8) - there - 1
+    free(needed)
+    check_space(recipe, cached, live.model, teacher_width)
+    free(needed - 1)
+    with pytest.raises(OSError, match="free at"):
+        check_space(recipe, cached, live.model, teacher_width)
     free(12 * parameters)
-    check_space(recipe, config(hidden_weight=1.0), live.model)
+    check_space(recipe, config(hidden_weight=1.0), live.model, teacher_width)
 
 
 def test_the_metric_is_one_that_the_evaluators_give(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hf_distill.trainers.students import build_student, spaced_layers, wrap_encoder
+from hf_distill.trainers.students import LONG_LENGTH, build_student, has_position_table, spaced_layers, wrap_encoder
 
 TEXTS = ["a small river runs past the old mill", "the train", "two children were playing with a red ball"]
 
@@ -101,3 +101,41 @@ def test_spaced_layers(layers: int, expected: list[int]) -> None:
 def test_bad_arguments_are_named(arguments: dict, message: str, source: SentenceTransformer) -> None:
     with pytest.raises(ValueError, match=message):
         build_student(source=source, **arguments)
+
+
+LONG = " ".join(
+    ["two children were playing with a red ball near the gate"] * 20 + ["the storm is seen before the thunder"]
+)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "none"])
+def test_without_a_table_of_positions_long_texts_are_read_to_their_end(
+    positions: str, source: SentenceTransformer, tmp_path: Path
+) -> None:
+    student = build_student("deltanet", source, position_embedding_type=positions)
+    assert student.max_seq_length == LONG_LENGTH
+    assert not has_position_table(student)
+    ids = student.tokenizer(LONG, return_tensors="pt").input_ids
+    assert ids.shape[1] > 128, "longer than the source reads, and than its table"
+    whole = student[0].auto_model.embed_document(ids)
+    np.testing.assert_allclose(student.encode(LONG), torch.nn.functional.normalize(whole)[0].numpy(), atol=1e-5)
+    student.save_pretrained(str(tmp_path), create_model_card=False)
+    loaded = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True)
+    assert loaded.max_seq_length == LONG_LENGTH
+    np.testing.assert_array_equal(loaded.encode(LONG), student.encode(LONG))
+    loaded.max_seq_length = 64
+    assert not np.allclose(loaded.encode(LONG), student.encode(LONG), atol=1e-3)
+
+
+def test_the_default_student_reads_what_its_source_reads(source: SentenceTransformer) -> None:
+    for student in (build_student("deltanet", source), build_student("layers", source)):
+        assert student.max_seq_length == source.max_seq_length == 64
+        assert student[0].auto_model.config.max_position_embeddings == 128
+        assert has_position_table(student)
+    control = build_student("deltanet", source, init="random", position_embedding_type="none")
+    assert control.max_seq_length == LONG_LENGTH
+    shorter = build_student("deltanet", source, position_embedding_type="none", max_position_embeddings=512)
+    assert shorter.max_seq_length == 512
+    assert has_position_table(build_student("static", source, static_dim=8)), (
+        "a table of words is limited by nothing else"
+    )

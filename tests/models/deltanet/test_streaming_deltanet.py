@@ -31,6 +31,20 @@ def test_streaming_equals_the_full_forward(build: Callable[..., HfdDeltaNetModel
     torch.testing.assert_close(model.embed_document(ids, chunk_size), full, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["rotary", "none"])
+def test_a_document_far_beyond_the_positions_of_its_source(
+    build: Callable[..., HfdDeltaNetModel], positions: str
+) -> None:
+    """`max_position_embeddings` is 64 here, and no table has so many rows: the text may be of any length."""
+    model = build(mixer="ridge", position_embedding_type=positions, conv_size=3, local_size=5)
+    ids = torch.randint(1, 50, (1, 8192))
+    with torch.no_grad():
+        full = model(ids).last_hidden_state.mean(1)
+        part = model(ids[:, :512]).last_hidden_state.mean(1)
+    torch.testing.assert_close(model.embed_document(ids), full, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(part, full, atol=1e-3), "the end of the text must count"
+
+
 class _Largest(TorchDispatchMode):
     """Records the number of elements of the largest tensor that any operation returns."""
 
