@@ -221,7 +221,7 @@ def _draw_fidelity(
         _mark_selected(axis, steps, values, selected_step, colour)
     cosine = "_cosine_" in ordered[0]
     axis.set_title("Held-out text, by length")
-    axis.set_ylabel("cosine to the teacher" if cosine else "rank correlation with the teacher's similarities")
+    axis.set_ylabel("cosine to the teacher" if cosine else "rank correlation with\nthe teacher's similarities")
     _legend_below(axis)
 
 
