@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
@@ -21,6 +22,7 @@ KINDS = ["byte_level_tokenizer", "unigram_tokenizer", "llama_tokenizer", "wordpi
 def any_tokenizer(request: pytest.FixtureRequest):
     tokenizer = request.getfixturevalue(request.param)
     if tokenizer.pad_token is None:
+        tokenizer = copy.deepcopy(tokenizer)  # other tests share the one without a padding token
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
