@@ -61,7 +61,6 @@ def main(config: AblationConfig) -> str:
     """Runs what is missing and returns the table."""
     from embedding_distill import validation
 
-    from hf_distill.data.collators import tokenize_columns
     from hf_distill.evaluation.ablation import ablation_table, check_variants, is_done, score_teacher, write_scores
     from hf_distill.evaluation.long_documents import LongDocumentEvaluator
     from hf_distill.teachers.first_layer import with_first_layer
@@ -82,7 +81,7 @@ def main(config: AblationConfig) -> str:
         evaluators = [*validation(teacher.model), long]
         dataset, overlap = stages.load_texts(recipe, args.seed)  # the same for all, also in later calls
         print(overlap)
-        dataset = tokenize_columns(dataset, dataset.column_names, teacher.model.tokenizer, args.max_length or 256)
+        dataset = stages.tokenize(dataset, teacher.model.tokenizer, recipe, args)
         score_teacher(folder, teacher.model, evaluators, asked["teacher"])
     for number, (name, seed) in enumerate(jobs, 1):
         print(f"[{number}/{len(jobs)}] {name}, seed {seed}")

@@ -43,14 +43,13 @@ from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
 from hf_distill.trainers.outcome import best_step, finish, judge_gain
 from hf_distill.trainers.run_checkpoints import last_complete
 from hf_distill.trainers.run_folder import check_metric, check_space, open_run
-from hf_distill.trainers.students import STUDENTS, build_student
+from hf_distill.trainers.students import INITS, STUDENTS, build_student
 from hf_distill.trainers.training_summary import stage_of
 
 logger = logging.get_logger(__name__)
 
 _ROTATION_ROWS = 4096
 _ALIGNED = Path("alignment") / "aligned.safetensors"
-_INITS = ("teacher", "random")
 # Fields that not every student reads; for the others they would be ignored without a word.
 _READ_BY = {
     "student_config": ("deltanet",),
@@ -114,7 +113,7 @@ class EmbeddingRecipe:
                     raise ValueError(f'{name} must be JSON such as {{"a": 1}}, but is {value!r}.') from error
         self.sources = self.sources or {"wordnet_topics": 3.0, "docstrings": 1.0}
         self.tasks = parse_tasks(self.tasks)
-        for name, choices in (("student", STUDENTS), ("init", _INITS)):
+        for name, choices in (("student", STUDENTS), ("init", INITS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {getattr(self, name)!r}.")
         self._check_fields_are_read()

@@ -25,7 +25,7 @@ from hf_distill.models.deltanet import HfdDeltaNetConfig, HfdDeltaNetModel
 STUDENTS = ("deltanet", "layers", "static")
 LONG_LENGTH = 8192
 """Tokens that `encode` reads of a text where no table of positions sets the limit; `embed_document` reads all."""
-_INITS = ("teacher", "random")
+INITS = ("teacher", "random")
 _DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout"}
 _TOKENS_PER_BATCH = 2048
 _ROW_NORM = 0.5  # mean length of a row of a static table at the start
@@ -65,8 +65,8 @@ def build_student(
     Example:
         >>> student = build_student("deltanet", SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"))
     """
-    if kind not in STUDENTS or init not in _INITS:
-        raise ValueError(f"Student {kind!r} with init {init!r}: the choices are {STUDENTS} and {_INITS}.")
+    if kind not in STUDENTS or init not in INITS:
+        raise ValueError(f"Student {kind!r} with init {init!r}: the choices are {STUDENTS} and {INITS}.")
     if config_overrides and kind != "deltanet":
         raise ValueError(
             f"{sorted(config_overrides)} configure a DeltaNet student; remove them or set kind='deltanet'."
@@ -217,6 +217,7 @@ def _token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 __all__ = [
+    "INITS",
     "LONG_LENGTH",
     "STUDENTS",
     "build_student",
