@@ -221,8 +221,8 @@ def teacher_signal(
         args: Terms and folder.
         dataset: Texts, or pairs of texts; those that are in the cache already are not embedded again.
         student: Where it is narrower than the teacher, the cache is projected by PCA.
-        source: Whose weights the student starts from; if it is another model of the student's width, the projection is
-            turned into its space.
+        source: Whose weights the student starts from; if it is another model, the projection is turned into its space.
+            A static table starts in a space of its own, and the projection is turned into that.
 
     Returns:
         The live teacher or the cache.
@@ -237,10 +237,13 @@ def teacher_signal(
     if cache.dim <= width:
         return cache
     projected = project_cache(cache, width)
-    if source is teacher or source.model.get_embedding_dimension() != width:
+    own_space = recipe.student == "static"
+    if source is teacher and not own_space:
         return projected
     some = np.linspace(0, len(texts) - 1, min(len(texts), _ROTATION_ROWS), dtype=np.int64)
-    return rotate_towards(projected, source.embed([texts[row] for row in some]), some)
+    sample = [texts[row] for row in some]
+    start = student.encode(sample, show_progress_bar=False) if own_space else source.embed(sample)
+    return rotate_towards(projected, start, some)
 
 
 def align(

@@ -178,11 +178,13 @@ def test_a_static_student_learns_principal_directions(live: LiveTeacher, texts: 
     assert student.get_embedding_dimension() == 8
     signal = teacher_signal(live, recipe, args, texts, student, live)
     assert isinstance(signal, ProjectedCache)
-    assert methods_of(signal) == ["pca"], "the student starts in the teacher's own space: nothing is turned"
+    assert methods_of(signal) == ["pca", "pca_rotated"], "the table's own principal directions are others"
     whole = TeacherCache.embeddings(signal, np.arange(len(signal)))
     directions = np.linalg.svd(whole.astype(np.float64))[2][:8]
     best = unit(whole @ directions.T)
     np.testing.assert_allclose(rows_of(signal) @ rows_of(signal).T, best @ best.T, atol=1e-3)
+    start = student.encode(texts["text"])
+    assert (rows_of(signal) * start).sum(axis=-1).mean() > np.abs((best * start).sum(axis=-1)).mean() + 0.1
 
     table = student[0].embedding.weight
     before = table.detach().clone()
@@ -215,12 +217,12 @@ def test_a_wider_teacher_is_projected_and_turned_to_where_the_student_starts(
     assert np.isfinite(trainer.state.log_history[0]["loss"])
 
 
-def test_a_source_of_another_width_than_the_student_turns_nothing(
+def test_a_table_of_another_source_is_turned_to_its_own_start(
     wide: LiveTeacher, live: LiveTeacher, texts: Dataset, config: Callable
 ) -> None:
     recipe = recipe_of(student="static", static_dim=8, init_from="the tiny one")
     signal = teacher_signal(wide, recipe, config(), texts, new_student(recipe, live.model, 1), live)
-    assert (signal.dim, methods_of(signal)) == (8, ["pca"])
+    assert (signal.dim, methods_of(signal)) == (8, ["pca", "pca_rotated"])
 
 
 @pytest.mark.parametrize("precision", [{"bf16": False}, {"bf16": True}, {"bf16": False, "fp16": True}])
