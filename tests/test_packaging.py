@@ -178,3 +178,22 @@ def test_make_refuses_an_old_python(tmp_path):
     result = subprocess.run(["make", f"PYTHON={old}", "test"], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode != 0
     assert "3.10" in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_set_up_keeps_a_torch_that_is_there_and_a_second_run_installs_nothing(has_torch: bool, tmp_path: Path) -> None:
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    log, python = tmp_path / "log", tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" != -c ] || exit {int(not has_torch)}\n', encoding="utf-8"
+    )
+    python.chmod(0o755)
+    for _ in range(2):
+        subprocess.run(["make", ".venv/test.stamp"], check=True, capture_output=True, text=True, cwd=tmp_path)
+    calls = log.read_text(encoding="utf-8").splitlines()
+    assert sum("install torch==" in call for call in calls) == int(not has_torch)
+    assert sum(call.startswith("-c import torch") for call in calls) == 1
+    assert len(calls) == len(set(calls)), "something was installed twice"
