@@ -24,6 +24,7 @@ _SOURCES = {
     "wordnet_topics": "WordNet 3.0 in texts of 1 to 256 tokens",
     "wordnet_pairs": "word and definition, entry and example of WordNet 3.0",
     "news": "sentences and paragraphs of news articles of 2017",
+    "headlines": "posts of health news desks (UCI, CC BY 4.0)",
     "docstrings": "prose of installed Python packages, the standard library left out",
     "stsb_train": "sentences of STS-B's training split, without scores",
     "wordnet_scenes": "sentences like captions, composed of WordNet's words",
