@@ -7,19 +7,16 @@ of hashtags are removed. Where the package is missing, the headlines of `sentenc
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import random
 import re
-import zipfile
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from transformers.utils import logging
 
-from hf_distill.data.news import REMEDY, package_file
+from hf_distill.data.news import REMEDY, archived_rows, package_file
 from hf_distill.data.overlap import SPLITS, split_by_hash
 
 logger = logging.get_logger(__name__)
@@ -63,15 +60,7 @@ def read_posts(path: Path) -> list[str]:
         FileNotFoundError: the file is missing.
         ValueError: the file is no such ZIP file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"The headlines {path} are missing. Reinstall them: {REMEDY}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = archive.namelist()
-            posts = [row["text"] for row in csv.DictReader(io.StringIO(archive.read(name).decode("utf-8")))]
-            return _usable(map(clean_post, posts))
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the headlines ({error!r}). Reinstall them: {REMEDY}") from error
+    return _usable(clean_post(post) for (post,) in archived_rows(path, ("text",), "headlines"))
 
 
 def _usable(texts: Iterable[str]) -> list[str]:

@@ -51,6 +51,35 @@ def package_file(name: str = FILE_NAME) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))) / "data" / "en" / name
 
 
+def archived_rows(path: Path, columns: Sequence[str], what: str) -> list[list[str]]:
+    """Read columns of the one CSV file in a ZIP file of the package.
+
+    Args:
+        path (`Path`): the ZIP file.
+        columns (`Sequence[str]`): names of the columns.
+        what (`str`): what the rows are, for the error messages.
+
+    Returns:
+        `list[list[str]]`: the cells of each row, in the order of `columns`.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is no such ZIP file, or a row is cut short.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The {what} {path} are missing. Reinstall them: {REMEDY}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = archive.namelist()
+            table = csv.DictReader(io.StringIO(archive.read(name).decode("utf-8")))
+            rows = [[row[column] for column in columns] for row in table]
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the {what} ({error!r}). Reinstall them: {REMEDY}") from error
+    if any(None in row for row in rows):
+        raise ValueError(f"{path} does not hold the {what} (a row is cut short). Reinstall them: {REMEDY}")
+    return rows
+
+
 def read_articles(path: Path) -> list[list[str]]:
     """Read the articles, each as its headline, its sub-headline where it has one, and its sentences.
 
@@ -64,15 +93,7 @@ def read_articles(path: Path) -> list[list[str]]:
         FileNotFoundError: the file is missing.
         ValueError: the file is no such ZIP file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"The news articles {path} are missing. Reinstall them: {REMEDY}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = archive.namelist()
-            table = csv.DictReader(io.StringIO(archive.read(name).decode("utf-8")))
-            return [_sentences(row["title"], row["subtitle"], row["text"]) for row in table]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the news articles ({error}). Reinstall them: {REMEDY}") from error
+    return [_sentences(*row) for row in archived_rows(path, ("title", "subtitle", "text"), "news articles")]
 
 
 def _sentences(*parts: str) -> list[str]:
@@ -141,4 +162,4 @@ def news_texts(split: str = "train", limit: int | None = None, seed: int = 42) -
     return shuffled[:limit]
 
 
-__all__ = ["news_texts", "package_file", "read_articles"]
+__all__ = ["archived_rows", "news_texts", "package_file", "read_articles"]

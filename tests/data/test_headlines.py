@@ -83,6 +83,10 @@ def test_wrong_files_and_splits(tmp_path: Path) -> None:
         read_posts(tmp_path / "text.zip")
     with pytest.raises(ValueError, match="'text'"):
         read_posts(_archive(tmp_path / "other.zip", ["one two three four"], "title"))
+    with zipfile.ZipFile(tmp_path / "short.zip", "w") as archive:
+        archive.writestr("healthtweets.csv", "source_id,text\n1\n")
+    with pytest.raises(ValueError, match="a row is cut short"):
+        read_posts(tmp_path / "short.zip")
 
 
 @pytest.mark.skipif(package_file(FILE_NAME) is None, reason=f"not installed: {REMEDY}")

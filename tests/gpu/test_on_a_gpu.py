@@ -106,4 +106,4 @@ def test_both_stages_train_every_parameter(
     assert all(parameter.device.type == device for parameter in student.parameters())
     assert all(np.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     still = [name for name, value in student.named_parameters() if torch.equal(value.detach().cpu(), before[name])]
-    assert all("position_embeddings" in name or "pooler" in name for name in still), still
+    assert not still
