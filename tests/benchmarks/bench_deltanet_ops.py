@@ -1,6 +1,6 @@
 """Forward and forward + backward time of the DeltaNet ops on one CPU thread, and their ratios to the alternatives.
 
-    python -m tests.benchmarks.bench_deltanet_ops [--lengths 128 512 2048] [--batch_size 8] [--repeats 5]
+    python -m tests.benchmarks.bench_deltanet_ops [--lengths 16 128 512 2048] [--batch_size 8] [--repeats 5]
 
 Times are process CPU time, median of the repeats, so that a busy machine hardly matters; ratios are what to read. The token
 loop takes half a minute a run at 2,048 tokens, so it is run once from 1,024 tokens on. Exits with 1 if a bar is missed.
@@ -22,16 +22,18 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
 
 from hf_distill.models.deltanet.ops_deltanet import delta_rule_chunk, delta_rule_recurrent
-from hf_distill.models.deltanet.ops_ridge import ridge_mix
+from hf_distill.models.deltanet.ops_ridge import ridge_mix, ridge_read, ridge_solve, ridge_sums
 from hf_distill.models.deltanet.ops_timescales import two_timescale_chunk
 
 LOOP, UNBOUND, CHUNK = "delta, token loop", "delta, token loop over unbind", "delta, chunk 32"
+RIDGE, RIDGE_BY_CHANNELS = "ridge (bidirectional)", "ridge, over channels always"
 RIVAL = "transformers torch_chunk (C=64)"
 # (slower, faster, length, least ratio of forward + backward); 0: shown, no bar
 BARS = (
     (LOOP, CHUNK, 512, 10.0),
     (LOOP, CHUNK, 2048, 35.0),
     (RIVAL, CHUNK, 2048, 2.5),
+    (RIDGE_BY_CHANNELS, RIDGE, 16, 1.1),
     (UNBOUND, CHUNK, 512, 0),
     (UNBOUND, CHUNK, 2048, 0),
 )
@@ -74,6 +76,9 @@ def make_ops(batch_size: int, length: int, heads: int, dim: int) -> dict[str, tu
     def two(q, k, v, beta, fast, slow, leak=None):
         return torch.stack(two_timescale_chunk(q, k, v, beta / 2, beta / 2, fast, slow, leak)[:2])
 
+    def by_channels(q, k, v, beta, lam):
+        return ridge_read(q, ridge_solve(ridge_sums(k, v, beta), lam))
+
     def attention(q, k, v):
         return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
 
@@ -85,7 +90,8 @@ def make_ops(batch_size: int, length: int, heads: int, dim: int) -> dict[str, tu
         "delta, gated, chunk 32": (lambda *x: delta_rule_chunk(*x)[0], [q, k, v, beta, slow]),
         "two timescales, joint, chunk 16": (two, [q, k, v, beta, fast, slow]),
         "two timescales, coupled, chunk 16": (two, [q, k, v, beta, fast, slow, leak]),
-        "ridge (bidirectional)": (ridge_mix, [q, k, v, beta, lam]),
+        RIDGE: (ridge_mix, [q, k, v, beta, lam]),
+        RIDGE_BY_CHANNELS: (by_channels, [q, k, v, beta, lam]),
         "softmax attention (SDPA)": (attention, [q, k, v]),
     }
     return {name: (op, [x.clone().requires_grad_() for x in inputs]) for name, (op, inputs) in ops.items()}
@@ -120,7 +126,7 @@ def measure(op: Callable, inputs: list[torch.Tensor], repeats: int) -> tuple[flo
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints the tables and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048], help="Tokens a text.")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 128, 512, 2048], help="Tokens a text.")
     parser.add_argument("--batch_size", type=int, default=8, help="Texts.")
     parser.add_argument("--heads", type=int, default=12, help="Heads a text.")
     parser.add_argument("--dim", type=int, default=32, help="Width of a head.")

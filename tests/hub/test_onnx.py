@@ -80,6 +80,17 @@ def test_the_replaced_operations_are_equal(fields: dict) -> None:
     assert torch.equal(after, expected)  # the replacements are gone again
 
 
+def test_code_saved_before_a_name_existed_is_exportable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student carries the code it was saved with; a name that this code lacks is not left behind in it."""
+    model = build()
+    ridge = sys.modules[HfdDeltaNetModel.__module__.replace("modeling_deltanet", "ops_ridge")]
+    monkeypatch.delattr(ridge, "_fewer_tokens_than_channels")
+    ids = torch.arange(1, 6)[None]
+    with torch.no_grad(), exportable_operations(model):
+        ExportableEncoder(model).eval()(ids, torch.ones_like(ids))
+    assert "_fewer_tokens_than_channels" not in vars(ridge)
+
+
 def test_a_sentence_transformer_in_onnxruntime(tiny_bert: str, tmp_path: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

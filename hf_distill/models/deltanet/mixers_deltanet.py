@@ -41,6 +41,13 @@ def upcast(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def cast_once(x: torch.Tensor) -> torch.Tensor:
+    """Under autocast, `x` in the dtype of its matrix products: each of them would cast it anew otherwise."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
 def rotate(x: torch.Tensor, position_ids: torch.Tensor, theta: float) -> torch.Tensor:
     """Rotates pairs of channels by angles that grow with the position (rotary embedding, in float32).
 
@@ -246,6 +253,7 @@ class RidgeMixer(MixerBase):
         Returns:
             `(B, T, hidden_size)`.
         """
+        hidden = cast_once(hidden)
         q, k, v = self.project(hidden, attention_mask, position_ids)
         beta = self.write_strength(hidden, attention_mask)
         heads = ridge_mix(q, k, v, beta, self.lam(), center=self.config.ridge_center)

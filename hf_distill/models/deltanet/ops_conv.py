@@ -1,8 +1,8 @@
-"""Short convolutions over time, as k shifted multiply-adds: with fixed taps, and with taps that every token chooses.
+"""Short convolutions over time: with fixed taps, and with taps that every token chooses.
 
 A depth-wise `nn.Conv1d` with three or four taps costs as much as the whole linear mixer on a CPU; k shifted multiply-adds
-cost a fraction of that. [`short_conv`] is the fast op, [`short_conv_naive`] the same thing through `F.conv1d`;
-[`dynamic_conv`] and [`dynamic_conv_naive`] likewise, for taps per token and head.
+cost a fraction of that. [`short_conv`] is the fast op, [`short_conv_naive`] the same thing through `F.conv1d`.
+[`dynamic_conv`] has taps per token and head and multiplies by band matrices; [`dynamic_conv_naive`] is its reference.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+# Tokens a band matrix: a text of up to 32 is one block, a longer one is cut into blocks of 16.
+_SHORT, _BLOCK = 32, 16
 
 
 class _ShiftedMultiplyAdd(torch.autograd.Function):
@@ -101,35 +104,6 @@ def short_conv_naive(x: Tensor, weight: Tensor, mask: Tensor | None, causal: boo
     return out.transpose(1, 2) * mask
 
 
-class _DynamicMultiplyAdd(torch.autograd.Function):
-    """`y_t = sum_j w_{t,j} x_{t - left + j}` with zeros outside; keeps x and w only, no product per tap."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, left: int) -> Tensor:
-        ctx.left = left
-        ctx.save_for_backward(x, taps)
-        out = x * taps[..., left, None]
-        for tap in range(taps.shape[-1]):
-            if tap != left:
-                start, stop = _valid_range(x.shape[1], tap - left)
-                shifted = x[:, start + tap - left : stop + tap - left]
-                out[:, start:stop].addcmul_(shifted, taps[:, start:stop, :, tap, None])
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, taps = ctx.saved_tensors
-        grad_x, grad_taps = torch.zeros_like(x), torch.zeros_like(taps)
-        for tap in range(taps.shape[-1]):
-            shift = tap - ctx.left
-            start, stop = _valid_range(x.shape[1], shift)
-            here = grad[:, start:stop]
-            grad_x[:, start + shift : stop + shift].addcmul_(here, taps[:, start:stop, :, tap, None])
-            grad_taps[:, start:stop, :, tap] = (here * x[:, start + shift : stop + shift]).sum(-1)
-        return grad_x, grad_taps, None
-
-
 def dynamic_conv(x: Tensor, taps: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Convolution over time whose filter every token chooses for itself, one filter a head.
 
@@ -152,9 +126,25 @@ def dynamic_conv(x: Tensor, taps: Tensor, mask: Tensor | None, causal: bool) -> 
         raise ValueError(f"`taps` has shape {tuple(taps.shape)}; expected (*{tuple(x.shape[:-1])}, kernel_size).")
     if mask is not None:
         mask = mask.to(x.dtype)[:, :, None, None]
-        x = x * mask
-    out = _DynamicMultiplyAdd.apply(x, taps.to(x.dtype), _left_reach(taps.shape[-1], causal))
-    return out if mask is None else out * mask
+        x, taps = x * mask, taps * mask
+    return _by_band(x, taps.to(x.dtype), _left_reach(taps.shape[-1], causal))
+
+
+def _by_band(x: Tensor, taps: Tensor, left: int) -> Tensor:
+    """`y_t = sum_j w_{t,j} x_{t - left + j}` with zeros outside, as a matrix product per block of tokens.
+
+    The taps of a block's row r stand in row r of a band matrix, from column r on, and meet the block's tokens and the
+    k - 1 around it. For heads of 32 channels that is faster than a multiply-add per tap, whose inner loop is one head.
+    """
+    length, size = taps.shape[1], taps.shape[-1]
+    block = length if length <= _SHORT else _BLOCK
+    missing, width = -length % block, block + size - 1
+    padded = F.pad(x.transpose(1, 2), (0, 0, left, missing + size - 1 - left))
+    windows = padded.unfold(2, width, block).transpose(-1, -2)  # (B, H, blocks, width, D)
+    rows = F.pad(taps.transpose(1, 2), (0, block, 0, missing)).unflatten(2, (-1, block))
+    # (B, H, blocks, block, width + 1). Read as rows of width, each starts one column further right than the one above.
+    band = rows.flatten(-2)[..., : block * width].unflatten(-1, (block, width))
+    return (band @ windows).flatten(2, 3)[:, :, :length].transpose(1, 2)
 
 
 def dynamic_conv_naive(x: Tensor, taps: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -56,10 +56,15 @@ class RidgeSolution(NamedTuple):
     value_mean: Tensor
 
 
-def _upcast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """To one dtype: float64 if any is float64, float32 otherwise (float16 and bfloat16 never reach a sum or a solve)."""
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    return tuple(t.to(dtype) for t in tensors)
+def _memory_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any is float64, float32 otherwise: float16 and bfloat16 never reach a sum or a solve."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _swap_tokens_and_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`(B, T, H, ...)` to `(B, H, T, ...)`, or back, contiguous and in `dtype`, in one pass over memory."""
+    # `to` alone leaves a tensor that has the dtype already as it lies, and the products would copy it again and again.
+    return x.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def ridge_sums(k: Tensor, v: Tensor, beta: Tensor) -> RidgeSums:
@@ -74,18 +79,15 @@ def ridge_sums(k: Tensor, v: Tensor, beta: Tensor) -> RidgeSums:
         [`RidgeSums`] in float32 (float64 where given).
     """
     with torch.autocast(k.device.type, enabled=False):
-        k, v, beta = (x.transpose(1, 2) for x in _upcast(k, v, beta))  # (B, H, T, ...)
-        dim = k.shape[-1]
-        beta = beta.unsqueeze(-1)
-        # One product for four of the sums: [k | 1]^T diag(beta) [k | v].
-        left = torch.cat([k * beta, beta], dim=-1)
-        sums = left.transpose(-1, -2) @ torch.cat([k, v], dim=-1)
+        dtype = _memory_dtype(k, v, beta)
+        k, v, beta = (_swap_tokens_and_heads(x, dtype) for x in (k, v, beta))
+        written = (k * beta.unsqueeze(-1)).transpose(-1, -2)  # (B, H, D, T)
         return RidgeSums(
-            gram=sums[..., :dim, :dim],
-            cross=sums[..., :dim, dim:],
-            key_sum=sums[..., dim, :dim],
-            value_sum=sums[..., dim, dim:],
-            weight=beta.sum((-1, -2)),
+            gram=written @ k,
+            cross=written @ v,
+            key_sum=written.sum(-1),
+            value_sum=(beta.unsqueeze(-2) @ v).squeeze(-2),
+            weight=beta.sum(-1),
         )
 
 
@@ -132,22 +134,36 @@ def ridge_solve(sums: RidgeSums, lam: Tensor, center: bool = True) -> RidgeSolut
         torch.linalg.LinAlgError: If a Gram matrix is not finite.
     """
     with torch.autocast(sums.gram.device.type, enabled=False):
-        lam = lam.to(sums.gram.dtype)
-        scale = 1.0 / torch.where(sums.weight > 0, sums.weight, 1.0)[..., None, None]
-        gram, cross = sums.gram * scale, sums.cross * scale
-        # Rounding can push the smallest eigenvalue below zero by about eps * trace: a smaller lam would not keep Cholesky
-        # safe, so it is raised to that floor (2e-6 in float32 for unit keys).
-        trace = gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-        floor = 8 * torch.finfo(gram.dtype).eps * trace
+        gram, cross, weight = sums.gram, sums.cross, sums.weight
+        real = torch.where(weight > 0, weight, 1.0)  # 1 for a row without any weight: its map is (lam I)^-1 0
+        key_mean, value_mean = sums.key_sum / real.unsqueeze(-1), sums.value_sum / real.unsqueeze(-1)
+        floor = _rounding_floor(gram)
         if center:
-            key_mean, value_mean = sums.key_sum * scale[..., 0], sums.value_sum * scale[..., 0]
-            gram = gram - key_mean.unsqueeze(-1) * key_mean.unsqueeze(-2)
-            cross = cross - key_mean.unsqueeze(-1) * value_mean.unsqueeze(-2)
+            gram = _minus_outer(gram, key_mean, sums.key_sum)
+            cross = _minus_outer(cross, key_mean, sums.value_sum)
         else:
-            key_mean, value_mean = torch.zeros_like(sums.key_sum), torch.zeros_like(sums.value_sum)
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        matrix = gram + torch.maximum(lam, floor)[..., None, None] * eye
+            key_mean, value_mean = torch.zeros_like(key_mean), torch.zeros_like(value_mean)
+        # Everything is times the sum of beta here, lam too: that spares two passes over the matrices.
+        matrix = _plus_diagonal(gram, torch.maximum(lam.to(gram.dtype) * real, floor))
         return RidgeSolution(_SolvePositiveDefinite.apply(matrix, cross), key_mean, value_mean)
+
+
+def _rounding_floor(matrix: Tensor) -> Tensor:
+    """The least ridge `(...)` for which Cholesky is safe: rounding can push the smallest eigenvalue of `(..., N, N)` below
+    zero by about eps * trace (2e-6 in float32 for unit keys).
+    """
+    return 8 * torch.finfo(matrix.dtype).eps * matrix.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _minus_outer(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`matrix - left right^T` for `(B, H, N, M)`, `(B, H, N)` and `(B, H, M)`, in one pass."""
+    flat = (x.flatten(0, 1) for x in (matrix, left.unsqueeze(-1), right.unsqueeze(-2)))
+    return torch.baddbmm(*flat, alpha=-1).view_as(matrix)
+
+
+def _plus_diagonal(matrix: Tensor, ridge: Tensor) -> Tensor:
+    """`matrix + ridge I` for `(..., N, N)` and `(...)`."""
+    return matrix + torch.diag_embed(ridge.unsqueeze(-1).expand(matrix.shape[:-1]))
 
 
 def ridge_read(q: Tensor, solution: RidgeSolution) -> Tensor:
@@ -161,13 +177,21 @@ def ridge_read(q: Tensor, solution: RidgeSolution) -> Tensor:
         `torch.Tensor` of shape `(B, T, H, Dv)` in the dtype of `q`.
     """
     with torch.autocast(q.device.type, enabled=False):
-        query = q.to(solution.map.dtype).transpose(1, 2)
+        query = _swap_tokens_and_heads(q, solution.map.dtype)
         offset = solution.value_mean.unsqueeze(-2) - solution.key_mean.unsqueeze(-2) @ solution.map  # (B, H, 1, Dv)
-        return (query @ solution.map + offset).transpose(1, 2).to(q.dtype)
+        return _swap_tokens_and_heads(_product_plus(query, solution.map, offset), q.dtype)
+
+
+def _product_plus(left: Tensor, right: Tensor, offset: Tensor) -> Tensor:
+    """`left @ right + offset` for `(B, H, T, D)`, `(B, H, D, Dv)` and `(B, H, 1, Dv)`, in one pass."""
+    return torch.baddbmm(*(x.flatten(0, 1) for x in (offset, left, right))).unflatten(0, left.shape[:2])
 
 
 def ridge_mix(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, lam: Tensor, center: bool = True) -> Tensor:
     """Bidirectional token mixing by ridge regression: [`ridge_sums`], [`ridge_solve`] and [`ridge_read`] in a row.
+
+    A text with fewer tokens than a key has channels is solved over its tokens instead ([`ridge_mix_by_tokens`]): the same
+    regression by smaller matrices.
 
     Args:
         q (`torch.Tensor` of shape `(B, T, H, D)`): Queries.
@@ -189,7 +213,39 @@ def ridge_mix(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, lam: Tensor, center
 
         ```
     """
+    if _fewer_tokens_than_channels(k):
+        return ridge_mix_by_tokens(q, k, v, beta, lam, center)
     return ridge_read(q, ridge_solve(ridge_sums(k, v, beta), lam, center))
+
+
+def _fewer_tokens_than_channels(k: Tensor) -> bool:
+    return k.shape[1] < k.shape[-1]
+
+
+def ridge_mix_by_tokens(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, lam: Tensor, center: bool = True) -> Tensor:
+    r"""[`ridge_mix`] in its dual form: matrices over pairs of tokens, `(T, T)`, instead of pairs of channels, `(D, D)`.
+
+    With `A = \sqrt{W} K_c`, the map is `A^T (A A^T + \lambda I)^{-1} \sqrt{W} V_c` (the push-through identity), and it is
+    never formed. Quadratic in the length: the faster form for short texts only.
+
+    Args and Returns: as [`ridge_mix`]. The gradient at a beta of exactly 0 (a pad) is 0.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        given, dtype = q.dtype, _memory_dtype(q, k, v, beta)
+        q, k, v, beta = (_swap_tokens_and_heads(x, dtype) for x in (q, k, v, beta))
+        total = beta.sum(-1, keepdim=True)
+        weight = (beta / torch.where(total > 0, total, 1.0)).unsqueeze(-2)  # (B, H, 1, T)
+        value_mean = torch.zeros_like(v[..., :1, :])
+        if center:
+            key_mean, value_mean = weight @ k, weight @ v
+            q, k, v = q - key_mean, k - key_mean, v - value_mean
+        # no square root of 0: its gradient is infinite
+        root = (torch.where(weight > 0, weight, 1.0).sqrt() * (weight > 0)).transpose(-1, -2)
+        a, target = k * root, v * root
+        gram = a @ a.transpose(-1, -2)
+        matrix = _plus_diagonal(gram, torch.maximum(lam.to(gram.dtype), _rounding_floor(gram)))
+        answers = _SolvePositiveDefinite.apply(matrix, target)
+        return _swap_tokens_and_heads(_product_plus(q @ a.transpose(-1, -2), answers, value_mean), given)
 
 
 def ridge_naive(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, lam: Tensor, center: bool = True) -> Tensor:

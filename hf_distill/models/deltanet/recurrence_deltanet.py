@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_deltanet import HfdDeltaNetConfig
-from .mixers_deltanet import MixerBase, NeutralLinear, upcast
+from .mixers_deltanet import MixerBase, NeutralLinear, cast_once, upcast
 from .ops_conv import dynamic_conv, short_conv
 from .ops_deltanet import delta_rule_chunk
 from .ops_timescales import two_timescale_chunk
@@ -199,6 +199,7 @@ class DeltaMixer(MixerBase):
 
         For `delta_flip` the states of both directions are stacked on the batch axis.
         """
+        hidden = cast_once(hidden)
         q, k, v = self.project(hidden, attention_mask, position_ids)
         heads, states = self.remember(q, k, v, hidden, attention_mask, None)
         return self.read_out(heads, self.local(v, hidden, attention_mask), hidden), states

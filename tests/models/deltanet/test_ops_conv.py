@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_distill.models.deltanet import ops_conv
 from hf_distill.models.deltanet.ops_conv import dynamic_conv, dynamic_conv_naive, short_conv, short_conv_naive
 
 LENGTHS = (1, 2, 3, 15, 16, 17, 33, 127, 300)
@@ -124,7 +125,7 @@ def test_wrong_weight_shape_is_named() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("length", [1, 2, 4, 33])
+@pytest.mark.parametrize("length", [1, 2, 4, 31, 32, 33, 48, 130])  # one block up to 32, whole and cut ones beyond
 def test_dynamic_taps_equal_the_reference_values_and_gradients(length: int, size: int, causal: bool) -> None:
     generator = torch.Generator().manual_seed(length + size)
     x = torch.randn(3, length, 2, 4, generator=generator, dtype=torch.float64)
@@ -142,7 +143,10 @@ def test_dynamic_taps_equal_the_reference_values_and_gradients(length: int, size
     assert not seen[0][0][mask == 0].any()
 
 
-def test_dynamic_taps_gradcheck() -> None:
+@pytest.mark.parametrize("short", [0, 32])
+def test_dynamic_taps_gradcheck(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_conv, "_SHORT", short)  # 0: also this short text is cut into blocks
+    monkeypatch.setattr(ops_conv, "_BLOCK", 2)
     x = torch.randn(2, 5, 2, 3, dtype=torch.float64, requires_grad=True)
     taps = torch.randn(2, 5, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *a: dynamic_conv(*a, None, False), (x, taps))

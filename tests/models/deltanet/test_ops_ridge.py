@@ -11,12 +11,14 @@ from hf_distill.models.deltanet.ops_ridge import (
     RidgeSums,
     merge_ridge_sums,
     ridge_mix,
+    ridge_mix_by_tokens,
     ridge_naive,
     ridge_read,
     ridge_solve,
     ridge_sums,
 )
 
+FORMS = pytest.mark.parametrize("mix", [ridge_mix, ridge_mix_by_tokens])
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 127, 300)
 
 
@@ -44,11 +46,10 @@ def _values_and_grads(op, tensors: list[torch.Tensor], center: bool) -> list[tor
     return [out, *torch.autograd.grad(out, leaves, cotangent, allow_unused=True, materialize_grads=True)]
 
 
-def _check_equal(tensors: list[torch.Tensor], center: bool) -> None:
-    real = (
-        tensors[3] > 0
-    )  # a pad's beta is a constant 0: the reference never sees the token, so compare real ones only
-    fast, naive = (_values_and_grads(op, tensors, center) for op in (ridge_mix, ridge_naive))
+def _check_equal(tensors: list[torch.Tensor], center: bool, mix=ridge_mix) -> None:
+    # a pad's beta is a constant 0: the reference never sees the token, so compare real ones only
+    real = tensors[3] > 0
+    fast, naive = (_values_and_grads(op, tensors, center) for op in (mix, ridge_naive))
     fast[4], naive[4] = fast[4][real], naive[4][real]
     for actual, expected in zip(fast, naive, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-9)
@@ -60,29 +61,43 @@ def test_equals_reference(length: int, center: bool) -> None:
     _check_equal(_inputs(length), center)
 
 
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_solving_over_tokens_equals_reference(length: int, center: bool) -> None:
+    _check_equal(_inputs(length), center, ridge_mix_by_tokens)
+
+
+def test_solves_the_smaller_of_the_two_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, solve = [], torch.linalg.cholesky
+    monkeypatch.setattr(torch.linalg, "cholesky", lambda matrix: sizes.append(matrix.shape[-1]) or solve(matrix))
+    for length in (1, 5, 6, 20):
+        ridge_mix(*_inputs(length, dim=6))
+    assert sizes == [1, 5, 6, 6]
+
+
 @settings(max_examples=20, deadline=None)
 @given(length=st.integers(1, 300), seed=st.integers(0, 1000), center=st.booleans(), value_dim=st.integers(1, 7))
 def test_equals_reference_sampled(length: int, seed: int, center: bool, value_dim: int) -> None:
     _check_equal(_inputs(length, value_dim=value_dim, seed=seed), center)
 
 
+@FORMS
 @pytest.mark.parametrize("center", [True, False])
-def test_gradcheck(center: bool) -> None:
+def test_gradcheck(mix, center: bool) -> None:
     leaves = [x.requires_grad_() for x in _inputs(5, dim=3, value_dim=2, masked=False)]
-    assert torch.autograd.gradcheck(lambda *tensors: ridge_mix(*tensors, center), leaves)
+    assert torch.autograd.gradcheck(lambda *tensors: mix(*tensors, center), leaves)
 
 
+@FORMS
 @pytest.mark.parametrize("center", [True, False])
-def test_float32_is_close_and_survives_few_or_repeated_keys(center: bool) -> None:
+def test_float32_is_close_and_survives_few_or_repeated_keys(mix, center: bool) -> None:
     tensors = _inputs(300, dim=32, value_dim=32)
-    expected = ridge_mix(*tensors, center)
-    torch.testing.assert_close(
-        ridge_mix(*(x.float() for x in tensors), center).double(), expected, atol=1e-4, rtol=1e-4
-    )
+    expected = ridge_naive(*tensors, center)
+    torch.testing.assert_close(mix(*(x.float() for x in tensors), center).double(), expected, atol=1e-4, rtol=1e-4)
     q, k, v, beta, _ = (x.float() for x in tensors)
     same = (10 * k[:, :1]).expand_as(k)  # one distinct key and no ridge to speak of: singular up to rounding
-    assert torch.isfinite(ridge_mix(q, same, v, beta, torch.full((2,), 1e-9), center)).all()
-    assert torch.isfinite(ridge_mix(q, same, v, beta, torch.full((2,), -1.0), center)).all()
+    assert torch.isfinite(mix(q, same, v, beta, torch.full((2,), 1e-9), center)).all()
+    assert torch.isfinite(mix(q, same, v, beta, torch.full((2,), -1.0), center)).all()
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -131,11 +146,12 @@ def test_padding_changes_nothing(where: str, center: bool) -> None:
     torch.testing.assert_close(real, expected, atol=1e-12, rtol=1e-12)
 
 
+@FORMS
 @pytest.mark.parametrize("center", [True, False])
-def test_row_of_pads_gives_zero_and_finite_gradients(center: bool) -> None:
+def test_row_of_pads_gives_zero_and_finite_gradients(mix, center: bool) -> None:
     tensors = [x.float() for x in _inputs(9, batch=3)]
     tensors[3][1] = 0.0
-    out, *grads = _values_and_grads(ridge_mix, tensors, center)
+    out, *grads = _values_and_grads(mix, tensors, center)
     assert not out[1].any()
     assert out[0].any()
     assert all(torch.isfinite(grad).all() for grad in grads)
