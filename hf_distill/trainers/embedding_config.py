@@ -27,6 +27,8 @@ TERMS = (
 )
 TEACHER_TERMS = frozenset(TERMS) - {"contrastive", "orthogonality", "state_decorrelation"}
 """Terms that compare with a teacher."""
+MATCHED_TERMS = frozenset({"cosine", "l2"})
+"""Those that compare an embedding with the teacher's number by number, and need its width."""
 _PROJECTIONS = ("none", "learned", "pca")
 
 
@@ -221,4 +223,4 @@ def _ever_positive(value: float | dict[str, float]) -> bool:
     return max(value.values()) > 0 if isinstance(value, dict) else value > 0
 
 
-__all__ = ["TEACHER_TERMS", "TERMS", "EmbeddingDistillConfig"]
+__all__ = ["MATCHED_TERMS", "TEACHER_TERMS", "TERMS", "EmbeddingDistillConfig"]

@@ -31,7 +31,7 @@ from hf_distill.evaluation.score_cache import write_atomically
 from hf_distill.evaluation.suite import parse_tasks
 from hf_distill.evaluation.training_summary import Stage
 from hf_distill.teachers.cached import TeacherCache
-from hf_distill.teachers.first_layer import with_first_layer
+from hf_distill.teachers.first_layer import MIXES, with_first_layer
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.projection import project_cache, rotate_towards
 from hf_distill.teachers.writer import write_cache
@@ -39,11 +39,11 @@ from hf_distill.trainers.alignment import MixerAlignmentTrainer
 from hf_distill.trainers.alignment_config import SHARED_WITH_STAGE_2, MixerAlignmentConfig
 from hf_distill.trainers.distributed import wait_for_all
 from hf_distill.trainers.embedding import EmbeddingDistillTrainer
-from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.embedding_config import MATCHED_TERMS, EmbeddingDistillConfig
 from hf_distill.trainers.outcome import best_step, finish, judge_gain
 from hf_distill.trainers.run_checkpoints import last_complete
 from hf_distill.trainers.run_folder import check_metric, check_space, open_run
-from hf_distill.trainers.students import INITS, STUDENTS, build_student
+from hf_distill.trainers.students import INITS, STUDENTS, build_student, is_deltanet
 from hf_distill.trainers.training_summary import stage_of
 
 logger = logging.get_logger(__name__)
@@ -73,8 +73,16 @@ class EmbeddingRecipe:
             "help": "Mix this much of the teacher's mean input vector into its embedding; see teachers/first_layer."
         },
     )
+    first_layer_mix: str = field(
+        default="add",
+        metadata={"help": "add: to the embedding; concat: beside it, so that similarities add up (for gram and rkd)."},
+    )
     init_from: str | None = field(
-        default=None, metadata={"help": "Model whose weights and tokenizer the student takes. Default: the teacher."}
+        default=None,
+        metadata={
+            "help": "Model whose weights and tokenizer the student takes, or a finished DeltaNet student that goes on "
+            "learning. Default: the teacher."
+        },
     )
     student: str = field(default="deltanet", metadata={"help": "deltanet, layers or static."})
     student_config: dict | str | None = field(
@@ -113,7 +121,7 @@ class EmbeddingRecipe:
                     raise ValueError(f'{name} must be JSON such as {{"a": 1}}, but is {value!r}.') from error
         self.sources = self.sources or {"wordnet_topics": 3.0, "docstrings": 1.0}
         self.tasks = parse_tasks(self.tasks)
-        for name, choices in (("student", STUDENTS), ("init", INITS)):
+        for name, choices in (("student", STUDENTS), ("init", INITS), ("first_layer_mix", MIXES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {getattr(self, name)!r}.")
         self._check_fields_are_read()
@@ -193,7 +201,15 @@ def new_student(
 
     Returns:
         The student.
+
+    Raises:
+        ValueError: If stage 1 is wanted of a source that has no attention.
     """
+    if recipe.wants_alignment and is_deltanet(source):
+        raise ValueError(
+            f"align_minutes={recipe.align_minutes:g}: {recipe.init_from or recipe.teacher} is a DeltaNet and has no "
+            "attention to imitate in stage 1. Set align_minutes to 0: the student starts as its copy."
+        )
     return build_student(
         recipe.student,
         source,
@@ -220,21 +236,22 @@ def teacher_signal(
         recipe: How much of the first layer is mixed in, and where the caches are.
         args: Terms and folder.
         dataset: Texts, or pairs of texts; those that are in the cache already are not embedded again.
-        student: Where it is narrower than the teacher, the cache is projected by PCA.
+        student: Where it is narrower than the teacher, the cache is projected by PCA, unless no term compares the two
+            themselves: similarities have no width.
         source: Whose weights the student starts from; if it is another model, the projection is turned into its space.
             A static table starts in a space of its own, and the projection is turned into that.
 
     Returns:
         The live teacher or the cache.
     """
-    target = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight))
+    target = LiveTeacher(with_first_layer(teacher.model, recipe.first_layer_weight, recipe.first_layer_mix))
     if "hidden" in args.active_terms():
         return target
     folder = recipe.cache_dir or Path(args.output_dir) / "teacher_cache"
     texts = list(dict.fromkeys(text for column in text_columns(dataset.column_names) for text in dataset[column]))
     cache = write_cache(texts, target, folder, overwrite=True)
     width = student.get_embedding_dimension()
-    if cache.dim <= width:
+    if cache.dim <= width or not MATCHED_TERMS & set(args.active_terms()):
         return cache
     projected = project_cache(cache, width)
     own_space = recipe.student == "static"

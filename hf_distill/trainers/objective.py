@@ -23,7 +23,7 @@ from hf_distill.losses.hidden import hidden_state_loss
 from hf_distill.losses.ranking import pairwise_ranking_loss, spearman_loss
 from hf_distill.losses.regularizers import orthogonality_loss, state_decorrelation_loss
 from hf_distill.trainers.distributed import gather_rows
-from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.embedding_config import MATCHED_TERMS, EmbeddingDistillConfig
 
 _MAX_RANKED = 64
 """Rows whose similarities to each other are ranked when texts have no partner (memory grows with the third power)."""
@@ -196,7 +196,7 @@ class DistillObjective(Objective):
         width = model.get_embedding_dimension()
         if args.matryoshka_dims and max(args.matryoshka_dims) > width:
             raise ValueError(f"matryoshka_dims={args.matryoshka_dims} exceed the student's width of {width}.")
-        if teacher_width is not None and terms & {"cosine", "l2"} and teacher_width != width:
+        if teacher_width is not None and terms & MATCHED_TERMS and teacher_width != width:
             if args.embedding_projection == "none":
                 raise ValueError(
                     f"The teacher's embeddings have {teacher_width} dimensions, the student's {width}. Project the "

@@ -49,7 +49,8 @@ def build_student(
         kind: `"deltanet"` (linear-time mixers instead of attention), `"layers"` (some of the source's own layers) or
             `"static"` (one vector a token, no layers).
         source: Whose weights, sizes and tokenizer the student takes; the teacher, or any BERT-like model of the width
-            the student shall have.
+            the student shall have. A `"deltanet"` may also start as a copy of a finished DeltaNet, to learn on from
+            another teacher.
         init: `"teacher"` copies what fits; `"random"` keeps only the shape: the control of an experiment.
         num_layers: Depth; `None` keeps the source's. Layers are taken evenly spaced, first and last included.
         static_dim: Width of the static table (principal components of the source's vectors).
@@ -73,17 +74,17 @@ def build_student(
         raise ValueError(
             f"{sorted(config_overrides)} configure a DeltaNet student; remove them or set kind='deltanet'."
         )
+    if kind == "layers" and is_deltanet(source):
+        raise ValueError("A DeltaNet has no attention layers to copy; set kind='deltanet', or another source.")
     set_seed(seed)
     encoder, tokenizer, max_length = source[0].auto_model, source.tokenizer, source.get_max_seq_length()
     if kind == "static":
         return _static(encoder, tokenizer, static_dim, init)
     layers = None if num_layers is None else spaced_layers(num_layers, encoder.config.num_hidden_layers)
     if kind == "deltanet":
-        without_table = config_overrides.get("position_embedding_type", "absolute") != "absolute"
-        if without_table:  # nothing reads the number then but sentence-transformers: it cuts texts there after loading
-            config_overrides.setdefault("max_position_embeddings", LONG_LENGTH)
-        student = HfdDeltaNetModel.from_teacher(encoder, layer_map=layers, **config_overrides)
-        max_length = student.config.max_position_embeddings if without_table else max_length
+        student = _deltanet(encoder, layers, config_overrides)
+        if student.config.position_embedding_type != "absolute":
+            max_length = student.config.max_position_embeddings
         if init == "random":
             student = HfdDeltaNetModel(HfdDeltaNetConfig(**_fresh(student.config)))
     else:
@@ -100,10 +101,40 @@ def has_position_table(model: SentenceTransformer) -> bool:
     Returns:
         `False` for a DeltaNet with rotary positions or none.
     """
+    return not is_deltanet(model) or model[0].auto_model.config.position_embedding_type == "absolute"
+
+
+def is_deltanet(model: SentenceTransformer) -> bool:
+    """Whether the encoder of a model is a DeltaNet: it has no attention that another one could imitate.
+
+    Args:
+        model: A teacher or a student.
+
+    Returns:
+        `False` for any other encoder, and for models without one.
+    """
     encoder = model[0].auto_model if isinstance(model[0], Transformer) else None
-    if not isinstance(encoder, PreTrainedModel) or encoder.config.model_type != HfdDeltaNetConfig.model_type:
-        return True
-    return encoder.config.position_embedding_type == "absolute"
+    return isinstance(encoder, PreTrainedModel) and encoder.config.model_type == HfdDeltaNetConfig.model_type
+
+
+def _deltanet(encoder: PreTrainedModel, layers: list[int] | None, overrides: dict[str, Any]) -> HfdDeltaNetModel:
+    """A DeltaNet with the weights of a BERT-like encoder, or a copy of a DeltaNet."""
+    if encoder.config.model_type != HfdDeltaNetConfig.model_type:
+        if overrides.get("position_embedding_type", "absolute") != "absolute":
+            # nothing reads the number then but sentence-transformers: it cuts texts there after loading
+            overrides = {"max_position_embeddings": LONG_LENGTH, **overrides}
+        return HfdDeltaNetModel.from_teacher(encoder, layer_map=layers, **overrides)
+    fields = _fresh(encoder.config)
+    wrong = {name: value for name, value in overrides.items() if fields.get(name) != value}
+    if wrong or (layers is not None and len(layers) != encoder.config.num_hidden_layers):
+        what = ", ".join(f"{name}={value!r}" for name, value in wrong.items()) or f"num_layers={len(layers or [])}"
+        raise ValueError(
+            f"The student starts as a copy of a finished DeltaNet, which is not built with {what}. Leave that out, or "
+            "start from a BERT-like model."
+        )
+    student = HfdDeltaNetModel(HfdDeltaNetConfig(**fields))
+    student.load_state_dict(encoder.state_dict())
+    return student.eval()
 
 
 def _fresh(config: HfdDeltaNetConfig) -> dict[str, Any]:
@@ -223,6 +254,7 @@ __all__ = [
     "STUDENTS",
     "build_student",
     "has_position_table",
+    "is_deltanet",
     "spaced_layers",
     "without_dropout",
     "wrap_encoder",

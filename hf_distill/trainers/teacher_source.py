@@ -17,7 +17,7 @@ from hf_distill.losses.hidden import layer_map
 from hf_distill.teachers.cached import TeacherCache
 from hf_distill.teachers.fingerprint import sha256_of_tokenizer
 from hf_distill.teachers.live import LiveTeacher
-from hf_distill.trainers.embedding_config import TEACHER_TERMS, EmbeddingDistillConfig
+from hf_distill.trainers.embedding_config import MATCHED_TERMS, TEACHER_TERMS, EmbeddingDistillConfig
 from hf_distill.trainers.objective import student_encoder
 
 _UNLIMITED = 1_000_000
@@ -100,7 +100,7 @@ class TeacherSource:
         self.hidden_width: int | None = None
         self._student_width: int | None = None
         self._checked = False
-        if terms & {"cosine", "l2"} and args.embedding_projection == "none":
+        if terms & MATCHED_TERMS and args.embedding_projection == "none":
             self._student_width = model.get_embedding_dimension()
         self._same_tokenizer = (self.live is not None or "hidden" in terms) and self._share_tokenizer(model)
         self.needs_texts = self.live is not None and bool(not self._same_tokenizer or self.live.prompt)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.data.model_pruning import prune_model
 from hf_distill.teachers.function_model import FunctionModule
-from hf_distill.trainers.embedding_config import EmbeddingDistillConfig
+from hf_distill.trainers.embedding_config import MATCHED_TERMS, EmbeddingDistillConfig
 from hf_distill.trainers.tokenizer_jobs import Job
 from hf_distill.trainers.tokenizer_recipe import TokenizerRecipe
 
@@ -101,7 +101,7 @@ def check_shapes(
     if not recipe.teachers and target > full:
         raise ValueError(f"teacher_dim={target}, but the teacher {recipe.teacher} has {full} numbers a text.")
     scored = full if recipe.teachers else target  # what one teacher says is projected in its row of the table, too
-    direct = {"cosine", "l2"} & set(args.active_terms()) and args.embedding_projection == "none"
+    direct = MATCHED_TERMS & set(args.active_terms()) and args.embedding_projection == "none"
     for job in jobs:
         if isinstance(models[job.model][0], FunctionModule):
             raise ValueError(f"{job.name}: {job.model} is a plain function without layers. Choose another backbone.")

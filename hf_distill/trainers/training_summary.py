@@ -55,7 +55,8 @@ def summarise_training(
     args = trainer.args
     note = ""
     if recipe.first_layer_weight:
-        note = f"with {recipe.first_layer_weight:g} of its mean input vector mixed into the embedding"
+        how = "beside" if recipe.first_layer_mix == "concat" else "mixed into"
+        note = f"with {recipe.first_layer_weight:g} of its mean input vector {how} the embedding"
     start = None
     if recipe.init == "teacher":
         own = recipe.init_from is not None

@@ -44,6 +44,25 @@ def test_formula_through_every_path(tiny_model: SentenceTransformer, tiny_texts:
     assert np.abs(expected - tiny_model.encode(texts)).max() > 0.01
 
 
+def test_beside_the_embedding_the_cosines_add_up(
+    tiny_model: SentenceTransformer, tiny_texts: list[str], tmp_path: Path
+) -> None:
+    texts, weight = list(dict.fromkeys(tiny_texts))[:12], 0.6
+    mixed = with_first_layer(tiny_model, weight, "concat")
+    assert mixed.get_embedding_dimension() == 2 * tiny_model.get_embedding_dimension()
+    added = _expected(tiny_model, texts, 1.0)
+    found = mixed.encode(texts)
+    assert found.shape == (12, 2 * added.shape[1])
+    embedding = tiny_model.encode(texts, normalize_embeddings=True)
+    first = found[:, added.shape[1] :] / np.linalg.norm(found[:, added.shape[1] :], axis=1, keepdims=True)
+    expected = (embedding @ embedding.T + weight * first @ first.T) / (1 + weight)
+    np.testing.assert_allclose(found @ found.T, expected, atol=1e-5)
+    sums = embedding + first
+    np.testing.assert_allclose(sums / np.linalg.norm(sums, axis=1, keepdims=True), added, atol=1e-5)  # the same f
+    cache = write_cache(texts, LiveTeacher(mixed, dtype="float32"), tmp_path, progress=False)
+    np.testing.assert_allclose(cache.embeddings(range(len(texts))), found, atol=1e-3)
+
+
 def test_the_teacher_itself_stays_as_it_was(tiny_model: SentenceTransformer, tiny_texts: list[str]) -> None:
     before = tiny_model.encode(tiny_texts[:4])
     with_first_layer(tiny_model, 0.5).encode(tiny_texts[:4])
@@ -53,13 +72,16 @@ def test_the_teacher_itself_stays_as_it_was(tiny_model: SentenceTransformer, tin
 
 def test_the_weight_is_part_of_the_identity(tiny_model: SentenceTransformer) -> None:
     plain, low, high = (TeacherSpec.of(with_first_layer(tiny_model, weight)) for weight in (0.0, 0.1, 0.2))
-    assert len({plain.fingerprint, low.fingerprint, high.fingerprint}) == 3
+    beside = TeacherSpec.of(with_first_layer(tiny_model, 0.1, "concat"))
+    assert len({spec.fingerprint for spec in (plain, low, high, beside)}) == 4
     assert "FirstLayerMix(weight=0.1)" in low.pooling
 
 
 def test_wrong_weight_or_teacher(tiny_model: SentenceTransformer) -> None:
     with pytest.raises(ValueError, match="first_layer_weight is -1"):
         with_first_layer(tiny_model, -1)
+    with pytest.raises(ValueError, match="first_layer_mix is 'product'"):
+        with_first_layer(tiny_model, 0.1, "product")
     static = SentenceTransformer(modules=[StaticEmbedding(tiny_model.tokenizer, embedding_dim=8)])
     with pytest.raises(ValueError, match="needs a BERT-like teacher"):
         with_first_layer(static, 0.1)

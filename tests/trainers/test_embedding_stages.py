@@ -217,6 +217,26 @@ def test_a_wider_teacher_is_projected_and_turned_to_where_the_student_starts(
     assert np.isfinite(trainer.state.log_history[0]["loss"])
 
 
+def test_similarities_alone_need_no_projection(
+    wide: LiveTeacher, live: LiveTeacher, texts: Dataset, config: Callable
+) -> None:
+    recipe = recipe_of(init_from="the tiny one", first_layer_weight=0.5, first_layer_mix="concat")
+    student, args = new_student(recipe, live.model, 1), config(max_steps=1, cosine_weight=0.0, gram_weight=1.0)
+    signal = teacher_signal(wide, recipe, args, texts, student, live)
+    assert (signal.dim, methods_of(signal)) == (2 * wide.model.get_embedding_dimension(), [])
+    trainer = distil(student, args, texts, signal, [])
+    assert trainer.state.log_history[0]["loss/gram"] > 0
+    assert teacher_signal(wide, recipe, config(), texts, student, live).dim == 32, "the cosine needs the student's"
+
+
+def test_stage_1_needs_attention_to_imitate(live: LiveTeacher) -> None:
+    finished = new_student(recipe_of(), live.model, 1)
+    with pytest.raises(ValueError, match="a run's model is a DeltaNet .* Set align_minutes to 0"):
+        new_student(recipe_of(init_from="a run's model", align_minutes=2.0), finished, 1)
+    going_on = new_student(recipe_of(init_from="a run's model", align_minutes=0.0), finished, 1)
+    assert torch.equal(*(model[0].auto_model.layers[0].mixer.query.weight for model in (finished, going_on)))
+
+
 def test_a_table_of_another_source_is_turned_to_its_own_start(
     wide: LiveTeacher, live: LiveTeacher, texts: Dataset, config: Callable
 ) -> None:

@@ -10,7 +10,14 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hf_distill.trainers.students import LONG_LENGTH, build_student, has_position_table, spaced_layers, wrap_encoder
+from hf_distill.trainers.students import (
+    LONG_LENGTH,
+    build_student,
+    has_position_table,
+    is_deltanet,
+    spaced_layers,
+    wrap_encoder,
+)
 
 TEXTS = ["a small river runs past the old mill", "the train", "two children were playing with a red ball"]
 
@@ -101,6 +108,47 @@ def test_spaced_layers(layers: int, expected: list[int]) -> None:
 def test_bad_arguments_are_named(arguments: dict, message: str, source: SentenceTransformer) -> None:
     with pytest.raises(ValueError, match=message):
         build_student(source=source, **arguments)
+
+
+def finished(source: SentenceTransformer, folder: Path, **fields) -> SentenceTransformer:
+    """A DeltaNet with weights of its own, saved and loaded as `init_from` loads it."""
+    student = build_student("deltanet", source, mixer="ridge", local_size=3, **fields)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    student.save_pretrained(str(folder), create_model_card=False)
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("fields", [{}, {"position_embedding_type": "rotary"}], ids=["table", "rotary"])
+def test_a_finished_deltanet_goes_on_as_its_copy(fields: dict, source: SentenceTransformer, tmp_path: Path) -> None:
+    start = finished(source, tmp_path, **fields)
+    student = build_student("deltanet", start, local_size=3)
+    assert is_deltanet(student)
+    assert not is_deltanet(source)
+    assert student.max_seq_length == start.max_seq_length == (LONG_LENGTH if fields else 64)
+    np.testing.assert_array_equal(student.encode(TEXTS), start.encode(TEXTS))
+    with torch.no_grad():
+        student[0].auto_model.embeddings.word_embeddings.weight.zero_()
+    assert start[0].auto_model.embeddings.word_embeddings.weight.any(), "a copy, not the same tensors"
+    control = build_student("deltanet", start, init="random")
+    assert control[0].auto_model.config.mixer == "ridge"
+    assert not np.allclose(control.encode(TEXTS), start.encode(TEXTS), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"local_size": 5}, "not built with local_size=5"),
+        ({"num_layers": 1}, "not built with num_layers=1"),
+        ({"kind": "layers"}, "no attention layers"),
+    ],
+)
+def test_a_copy_of_a_deltanet_is_what_it_is(
+    arguments: dict, message: str, source: SentenceTransformer, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_student(**{"kind": "deltanet", "source": finished(source, tmp_path), **arguments})
 
 
 LONG = " ".join(
