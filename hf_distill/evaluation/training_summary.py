@@ -131,9 +131,12 @@ def public_name(name: str | Path) -> str:
         name (`str` or `Path`): an id on the Hub, or a file or folder.
 
     Returns:
-        `str`: the id as it is; of a path that is there, or an absolute one, the last part.
+        `str`: the id as it is; of a path that is there, or an absolute one, the last part; of the model in a run's
+            folder, the name of the run.
     """
     path = Path(name)
+    if path.name == "model" and (path.parent / "results.json").is_file():
+        path = path.parent
     return path.resolve().name if path.is_absolute() or path.exists() else str(name)
 
 

@@ -15,8 +15,10 @@ from huggingface_hub import ModelCard, try_to_load_from_cache
 from hf_distill.data.collators import column_lengths, text_columns
 from hf_distill.data.sources import HUB_SOURCES, source_names
 from hf_distill.data.stsb import HUB_ID as STSB_HUB_ID
+from hf_distill.evaluation.results import Results
 from hf_distill.evaluation.speed import hardware_name
 from hf_distill.evaluation.training_summary import Origin, Stage, TextSource, TrainingSummary, public_name
+from hf_distill.hub.lineage import UNDECIDED, inherit_licence
 from hf_distill.teachers.offline import PACKAGED
 from hf_distill.trainers.objective import student_encoder
 
@@ -153,12 +155,21 @@ def describe_origin(name: str, model: SentenceTransformer, revision: str | None 
     if folder.is_dir():
         weights = folder / "model.safetensors"
         sha256 = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
-        return Origin(public_name(folder), None, license_, sha256, on_hub=False, note=note)
+        return Origin(public_name(folder), None, license_ or _licence_of_run(folder), sha256, on_hub=False, note=note)
     commit = _cached_commit(name, revision)
     packaged = PACKAGED.get(name) if commit is None else None
     sha256 = None if packaged is None else packaged.sha256
     note = "; ".join(part for part in ("" if packaged is None else packaged.note, note) if part)
     return Origin(name, commit or revision, license_, sha256, on_hub=True, note=note)
+
+
+def _licence_of_run(folder: Path) -> str | None:
+    """What the model in a run's folder inherits from its own origins; None for other folders, or where it is not known."""
+    results = folder.parent / "results.json"
+    if folder.name != "model" or not results.is_file():
+        return None
+    inherited = inherit_licence(Results.read(results).training).id
+    return None if inherited in UNDECIDED else inherited
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:

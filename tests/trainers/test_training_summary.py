@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from hf_distill.data.overlap import OverlapReport
+from hf_distill.evaluation.results import Results
 from hf_distill.evaluation.training_summary import Origin, TrainingSummary
 from hf_distill.trainers import tokenizer_stages, training_summary
 from hf_distill.trainers.embedding_stages import EmbeddingRecipe
@@ -113,6 +114,21 @@ def test_origins(live, tiny_sentence_transformer, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "_model_card_text", None)
     assert describe_origin("org/teacher", model, "v1").license is None
     assert describe_origin("org/teacher", model, "v1").revision == "v1"
+
+
+def test_the_model_of_a_run_is_named_and_licensed_by_it(live, tmp_path, monkeypatch):
+    """A student that goes on from another run's model: the folder is called `model`, and its card is the stock one."""
+    monkeypatch.setattr(live.model, "_model_card_text", None)
+    model = tmp_path / "first_student" / "model"
+    model.mkdir(parents=True)
+    assert describe_origin(str(model), live.model) == Origin("model")
+    free, closed = Origin("a", license="mit"), Origin("b")
+    for teacher, licence in ((free, "mit"), (closed, None)):
+        training = TrainingSummary(
+            teacher, free, "layers", {}, {"cosine": 1.0}, [], 1, 0, [], "a machine", 1e-4, "8 rows"
+        )
+        Results("first_student", [], 1, "stsb_spearman", training=training).write(model.parent)
+        assert describe_origin(str(model), live.model) == Origin("first_student", license=licence)
 
 
 @pytest.mark.parametrize(("layers", "random"), [(None, False), (1, False), (1, True)])
