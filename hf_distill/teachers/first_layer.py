@@ -42,7 +42,7 @@ class FirstLayerMix(nn.Module):
         self.mix = mix
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Replaces `sentence_embedding` `(B, D)`, by `(B, 2 D)` for `"concat"`; needs `input_ids` and `attention_mask`, `(B, T)`."""
+        """Replaces `sentence_embedding` `(B, D)`, for `"concat"` by `(B, 2 D)`; needs ids and mask, `(B, T)`."""
         mask = features["attention_mask"].unsqueeze(-1)
         vectors = self.embeddings(features["input_ids"]).float()
         first = (vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
@@ -69,7 +69,7 @@ def with_first_layer(model: SentenceTransformer, weight: float, mix: str = "add"
     Args:
         model: A teacher whose embedding is as wide as its token vectors.
         weight: See [`FirstLayerMix`]; 0 gives the model itself.
-        mix: The same.
+        mix: See [`FirstLayerMix`] too.
 
     Returns:
         The teacher to learn from.

@@ -294,9 +294,9 @@ def load_teacher(
             model.model_card_data.base_model_revision = note or None
             return model
         raise FileNotFoundError(
-            f"The teacher {str(name)!r} could not be loaded: it is not a folder with a model, and the Hub did not "
-            "deliver it. Check the name and the network, or give the folder of a downloaded sentence-transformers model."
-            + install_hint(str(name))
+            f"The model {str(name)!r} could not be loaded: it is not a folder with a model, and the Hub did not deliver "
+            "it. Check the name and the network, give the folder of a downloaded sentence-transformers model, or, for "
+            "the model of a run, finish that run first." + install_hint(str(name))
         ) from error
 
 

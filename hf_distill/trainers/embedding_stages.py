@@ -124,6 +124,8 @@ class EmbeddingRecipe:
         for name, choices in (("student", STUDENTS), ("init", INITS), ("first_layer_mix", MIXES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {getattr(self, name)!r}.")
+        if self.first_layer_mix != "add" and not self.first_layer_weight:
+            raise ValueError(f"first_layer_mix={self.first_layer_mix!r} has no effect without a first_layer_weight.")
         self._check_fields_are_read()
         for name in ("align_minutes", "control_minutes"):
             if getattr(self, name) < 0:

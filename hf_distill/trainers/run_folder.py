@@ -138,7 +138,8 @@ def check_space(
         copies += ((args.save_total_limit or _CHECKPOINTS) + 1) * (2 if recipe.control_minutes else 1)
     needed = copies * _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in student.parameters())
     if "hidden" not in args.active_terms() and recipe.cache_dir is None:
-        needed += recipe.num_texts * (2 * teacher_width + 8)
+        width = teacher_width * (2 if recipe.first_layer_mix == "concat" else 1)
+        needed += recipe.num_texts * (2 * width + 8)
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     remedy = "Free some space, choose another --output_dir, or keep fewer checkpoints with --save_total_limit."
     require_space(folder, needed - there, "The run", remedy)

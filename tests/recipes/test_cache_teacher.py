@@ -104,7 +104,7 @@ def test_command_line_reports_one_clear_error(options: dict) -> None:
     command = [sys.executable, str(RECIPE), "--source", options["source"], "--output_dir", options["output_dir"]]
     found = subprocess.run([*command, "--teacher", "no-such/teacher"], capture_output=True, text=True, timeout=120)
     assert found.returncode == 1
-    assert "error: The teacher 'no-such/teacher' could not be loaded" in found.stderr
+    assert "error: The model 'no-such/teacher' could not be loaded" in found.stderr
     assert "Traceback" not in found.stderr
 
 

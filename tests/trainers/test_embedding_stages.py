@@ -83,6 +83,7 @@ def wide(tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> LiveTeache
             {"student": "static", "align_learning_rate": 0.1},
             "align_learning_rate=0.1 has no effect on a static student",
         ),
+        ({"first_layer_mix": "concat"}, "first_layer_mix='concat' has no effect without a first_layer_weight"),
         ({"student": "static", "align_token_budget": 9}, "align_token_budget=9 has no .*, or set student to deltanet"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,12 @@ def test_room_for_the_checkpoints_is_counted(
     free(needed - 1)
     with pytest.raises(OSError, match="free at"):
         check_space(recipe, cached, live.model, teacher_width)
+    wider = dataclasses.replace(recipe, first_layer_weight=0.5, first_layer_mix="concat")
+    free(needed + recipe.num_texts * 2 * teacher_width)
+    check_space(wider, cached, live.model, teacher_width)
+    free(needed + recipe.num_texts * 2 * teacher_width - 1)
+    with pytest.raises(OSError, match="free at"):
+        check_space(wider, cached, live.model, teacher_width)
     free(12 * parameters)
     check_space(recipe, config(hidden_weight=1.0), live.model, teacher_width)
 
