@@ -128,4 +128,9 @@ def test_every_config_is_understood(file: Path, tmp_path: Path, monkeypatch: pyt
     if recipe.student == "deltanet":
         from hf_distill.models.deltanet import HfdDeltaNetConfig
 
-        HfdDeltaNetConfig(**recipe.student_config)
+        HfdDeltaNetConfig(**(recipe.student_config or {}))
+        if recipe.init_from:  # it goes on from the default's student, which has its mixers
+            default = embedding_distill.parse([])[1]
+            assert (recipe.init_from, recipe.align_minutes) == (f"{default.output_dir}/model", 0)
+        else:
+            assert recipe.student_config["mixer"]
