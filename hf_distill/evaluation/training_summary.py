@@ -124,6 +124,19 @@ class TrainingSummary:
         return cls(**{**values, **parts})
 
 
+def run_of(model: str | Path) -> Path | None:
+    """Find the run that a model is the result of.
+
+    Args:
+        model (`str` or `Path`): folder of the model.
+
+    Returns:
+        `Path` or `None`: the run's folder, whose `results.json` stands beside `model`; None for any other model.
+    """
+    folder = Path(model)
+    return folder.parent if folder.name == "model" and (folder.parent / "results.json").is_file() else None
+
+
 def public_name(name: str | Path) -> str:
     """Name a model or a data set without the folders of this machine.
 
@@ -134,10 +147,8 @@ def public_name(name: str | Path) -> str:
         `str`: the id as it is; of a path that is there, or an absolute one, the last part; of the model in a run's
             folder, the name of the run.
     """
-    path = Path(name)
-    if path.name == "model" and (path.parent / "results.json").is_file():
-        path = path.parent
+    path = run_of(name) or Path(name)
     return path.resolve().name if path.is_absolute() or path.exists() else str(name)
 
 
-__all__ = ["Origin", "Stage", "TextSource", "TrainingSummary", "public_name"]
+__all__ = ["Origin", "Stage", "TextSource", "TrainingSummary", "public_name", "run_of"]

@@ -17,7 +17,7 @@ from hf_distill.data.sources import HUB_SOURCES, source_names
 from hf_distill.data.stsb import HUB_ID as STSB_HUB_ID
 from hf_distill.evaluation.results import Results
 from hf_distill.evaluation.speed import hardware_name
-from hf_distill.evaluation.training_summary import Origin, Stage, TextSource, TrainingSummary, public_name
+from hf_distill.evaluation.training_summary import Origin, Stage, TextSource, TrainingSummary, public_name, run_of
 from hf_distill.hub.lineage import UNDECIDED, inherit_licence
 from hf_distill.teachers.offline import PACKAGED
 from hf_distill.trainers.objective import student_encoder
@@ -165,10 +165,10 @@ def describe_origin(name: str, model: SentenceTransformer, revision: str | None 
 
 def _licence_of_run(folder: Path) -> str | None:
     """What the model in a run's folder inherits from its own origins; None for other folders, or where it is not known."""
-    results = folder.parent / "results.json"
-    if folder.name != "model" or not results.is_file():
+    run = run_of(folder)
+    if run is None:
         return None
-    inherited = inherit_licence(Results.read(results).training).id
+    inherited = inherit_licence(Results.read(run).training).id
     return None if inherited in UNDECIDED else inherited
 
 

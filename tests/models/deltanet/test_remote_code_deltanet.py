@@ -82,11 +82,11 @@ def test_clean_process_gives_equal_outputs(saved: tuple[Path, dict], name: str) 
     root, expected = saved
     result = torch.load(root / f"{name}.pt")
     for key, value in expected[name].items():
-        if value is not None:
-            # Not bit for bit: a product may round by where its operands lie in memory, which differs between processes.
-            torch.testing.assert_close(
-                result[key], value, rtol=1e-6, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
-            )
+        if key == "document" and value is not None:
+            # Not bit for bit: chunks lie elsewhere in memory in another process, and products may round by that.
+            torch.testing.assert_close(result[key], value, rtol=1e-6, atol=1e-6)
+        else:
+            assert value is None or torch.equal(result[key], value), key
     assert result["sentences"].std() > 0
 
 
